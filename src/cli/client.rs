@@ -1,0 +1,145 @@
+//! Speaking the HTTP API: over the daemon's socket, or with a router in this process.
+
+use super::{Done, Failure};
+use crate::config::{App, AppOptions, socket_path};
+use crate::executor::AsyncOptions;
+use crate::http::{Problem, router};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http_body_util::{BodyExt, Full};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
+use tower::ServiceExt;
+
+pub enum Client {
+    Daemon(PathBuf),
+    Local { app: App, router: Router },
+}
+
+impl Client {
+    /// The daemon of this home if one answers, else the home itself.
+    pub async fn connect(home: PathBuf) -> Done<Self> {
+        let socket = socket_path(&home);
+        #[cfg(unix)]
+        if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+            return Ok(Client::Daemon(socket));
+        }
+        let app = App::open(AppOptions { home, slots: AsyncOptions::SLOTS }).await?;
+        let router = router(app.clone());
+        Ok(Client::Local { app, router })
+    }
+
+    /// Without a daemon, runs that are asked for now start in this process.
+    pub async fn run_here(&self) -> Done<()> {
+        if let Client::Local { app, .. } = self {
+            app.scheduler.start_paused().await?;
+        }
+        Ok(())
+    }
+
+    pub fn is_local(&self) -> bool {
+        matches!(self, Client::Local { .. })
+    }
+
+    pub async fn close(self) -> Done<()> {
+        if let Client::Local { app, .. } = self {
+            app.close(Duration::ZERO).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Done<T> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Done<T> {
+        let body = serde_json::to_vec(body).map_err(|e| Failure::failed(e.to_string()))?;
+        self.ask(Method::POST, path, Some(body.into())).await
+    }
+
+    pub async fn put_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Done<T> {
+        self.ask(Method::PUT, path, Some(body.into())).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Done<()> {
+        self.ask::<Value>(Method::DELETE, path, None).await.map(|_| ())
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Bytes>) -> Done<T> {
+        let (status, body) = self.send(method, path, body).await?;
+        let body = body.collect().await.map_err(|e| Failure::failed(format!("the answer broke off: {e}")))?.to_bytes();
+        if !status.is_success() {
+            return Err(match serde_json::from_slice::<Problem>(&body) {
+                // What the command line sent was the user's.
+                Ok(problem) if problem.code == "invalid" => Failure { code: 2, text: problem.detail },
+                Ok(problem) => Failure::failed(problem.detail),
+                Err(_) => Failure::failed(format!("the daemon answered {status}")),
+            });
+        }
+        let body = if body.is_empty() { Bytes::from_static(b"null") } else { body };
+        serde_json::from_slice(&body).map_err(|e| Failure::failed(format!("the answer is not understood: {e}")))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Done<(StatusCode, Body)> {
+        let json = body.is_some() && method == Method::POST;
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        if json {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body.unwrap_or_default()));
+        let request = request.map_err(|e| Failure::failed(format!("cannot ask for `{path}`: {e}")))?;
+        let response: Response<Body> = match self {
+            Client::Local { router, .. } => {
+                let answer = router.clone().oneshot(request.map(Body::new)).await;
+                answer.unwrap_or_else(|never| match never {})
+            }
+            Client::Daemon(socket) => over_socket(socket, request).await?.map(Body::new),
+        };
+        let (parts, body) = response.into_parts();
+        Ok((parts.status, body))
+    }
+
+    /// The data of a stream of server-sent events, one at a time.
+    pub async fn stream(&self, path: &str) -> Done<impl Stream<Item = String> + Unpin + use<>> {
+        let (status, body) = self.send(Method::GET, path, None).await?;
+        if !status.is_success() {
+            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let detail = serde_json::from_slice::<Problem>(&body).map_or_else(|_| status.to_string(), |p| p.detail);
+            return Err(Failure::failed(detail));
+        }
+        let chunks = body.into_data_stream().filter_map(|chunk| std::future::ready(chunk.ok()));
+        let lines = futures::stream::unfold((Box::pin(chunks), Vec::new()), |(mut chunks, mut rest)| async move {
+            loop {
+                if let Some(end) = rest.windows(2).position(|pair| pair == b"\n\n") {
+                    let message: Vec<u8> = rest.drain(..end + 2).collect();
+                    let message = String::from_utf8_lossy(&message);
+                    let data: Vec<&str> = message.lines().filter_map(|line| line.strip_prefix("data:")).collect();
+                    if !data.is_empty() {
+                        let data = data.iter().map(|line| line.trim_start()).collect::<Vec<_>>().join("\n");
+                        return Some((data, (chunks, rest)));
+                    }
+                    continue;
+                }
+                rest.extend_from_slice(&chunks.next().await?);
+            }
+        });
+        Ok(Box::pin(lines))
+    }
+}
+
+#[cfg(unix)]
+async fn over_socket(socket: &std::path::Path, request: Request<Full<Bytes>>) -> Done<Response<hyper::body::Incoming>> {
+    let gone =
+        |e: &dyn std::fmt::Display| Failure::failed(format!("the daemon on `{}` went away: {e}", socket.display()));
+    let stream = tokio::net::UnixStream::connect(socket).await.map_err(|e| gone(&e))?;
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| gone(&e))?;
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(|e| gone(&e))
+}

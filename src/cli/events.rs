@@ -1,0 +1,83 @@
+//! `sandclock events`
+
+use super::client::Client;
+use super::output::{Output, outcome};
+use super::{Done, Failure};
+use crate::event::{Event, EventMask};
+use crate::http::Follow;
+use crate::invalid::printable;
+use chrono::Local;
+use clap::Args;
+use futures::StreamExt;
+use serde_json::Value;
+use std::io::Write;
+use std::process::ExitCode;
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Go on with new events until interrupted.
+    #[arg(long, short)]
+    follow: bool,
+    /// Only events with a larger sequence number.
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    since: u64,
+    /// Only these: names such as JOB_ERROR,JOB_MISSED, or a number of APScheduler's bits.
+    #[arg(long, default_value = "ALL")]
+    mask: String,
+    /// Events to show without --follow.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+}
+
+pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
+    let EventMask(mask) = args.mask.parse()?;
+    if args.follow {
+        let mut stream = client.stream(&format!("/v1/events/stream?since={}&mask={mask}", args.since)).await?;
+        loop {
+            let data = tokio::select! {
+                data = stream.next() => data,
+                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+            };
+            let Some(data) = data else {
+                return Err(Failure::failed("the stream of events ended (is the daemon gone?)"));
+            };
+            let printed = match serde_json::from_str(&data) {
+                Ok(_) if output.json => writeln!(std::io::stdout(), "{data}"),
+                Ok(Follow::Event(event)) => writeln!(std::io::stdout(), "{}", line(&event)),
+                Ok(Follow::Lagged { lagged }) => {
+                    writeln!(std::io::stdout(), "… {lagged} events were too fast to show; read them with --since")
+                }
+                Err(error) => return Err(Failure::failed(format!("an event is not understood: {error}"))),
+            };
+            if printed.is_err() {
+                // Whoever read the output has gone.
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+    let list: Value = client.get(&format!("/v1/events?since={}&mask={mask}&limit={}", args.since, args.limit)).await?;
+    output.show(&list, || {
+        for event in list["items"].as_array().into_iter().flatten() {
+            if let Ok(event) = serde_json::from_value::<Event>(event.clone()) {
+                println!("{}", line(&event));
+            }
+        }
+        if let Some(next) = list["next"].as_str() {
+            println!("more: --since {next}");
+        }
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One event in one line.
+fn line(event: &Event) -> String {
+    let time = event.time.with_timezone(&Local).format("%H:%M:%S%.3f");
+    let job = event.job_id.as_ref().map_or(String::new(), |id| format!(" {id}"));
+    let run = event.run_id.map_or(String::new(), |id| format!(" {id}"));
+    let ended = event.run.as_ref().and_then(|run| run.outcome.as_ref());
+    let ended = ended
+        .and_then(|outcome| serde_json::to_value(outcome).ok())
+        .map_or(String::new(), |value| format!(" {}", outcome(&value)));
+    let detail = event.detail.as_ref().map_or(String::new(), |detail| format!(" {detail}"));
+    printable(&format!("{:>5} {time} {}{job}{run}{ended}{detail}", event.seq, event.kind), 300)
+}

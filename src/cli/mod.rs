@@ -1,0 +1,172 @@
+//! The command line. It holds no rules: every command is a request to the HTTP API, of the daemon
+//! if one runs, else of a router in this process over the same home directory.
+
+mod client;
+mod events;
+mod exec;
+mod job;
+mod output;
+mod plugin;
+mod project;
+mod run;
+mod serve;
+mod system;
+mod trigger;
+
+use crate::invalid::Invalid;
+use clap::{CommandFactory, Parser, Subcommand};
+use client::Client;
+use output::Output;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Run untrusted WebAssembly tasks on a schedule, safely.
+#[derive(Debug, Parser)]
+#[command(name = "sandclock", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Where jobs, plugins and history are kept.
+    #[arg(long, global = true, env = "SANDCLOCK_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make, build, register and list plugins.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// Call a function once, now, in the sandbox.
+    Exec(exec::ExecArgs),
+    /// Add jobs, look at them, pause, run and remove them.
+    #[command(subcommand)]
+    Job(job::JobCommand),
+    /// Look at runs and what they wrote; cancel them.
+    #[command(subcommand)]
+    Run(run::RunCommand),
+    /// Explain triggers.
+    #[command(subcommand)]
+    Trigger(trigger::TriggerCommand),
+    /// Show what happened, and what happens.
+    Events(events::EventsArgs),
+    /// Run the daemon: fire jobs until stopped.
+    Serve(serve::ServeArgs),
+    /// Say what runs where.
+    Status,
+    /// Start anew from the last automatic export when the database is damaged; the damaged files
+    /// are kept.
+    Recover,
+    /// Print shell completions.
+    Completions { shell: clap_complete::Shell },
+}
+
+/// Why a command failed: its exit code and one line for the user.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// The command could not do what it was asked.
+    fn failed(text: impl Into<String>) -> Self {
+        Failure { code: 1, text: text.into() }
+    }
+}
+
+/// A bad value on the command line is a usage error.
+impl From<Invalid> for Failure {
+    fn from(error: Invalid) -> Self {
+        Failure { code: 2, text: error.to_string() }
+    }
+}
+
+impl From<crate::Error> for Failure {
+    fn from(error: crate::Error) -> Self {
+        match error {
+            crate::Error::Invalid(invalid) => invalid.into(),
+            error => Failure::failed(error.chain()),
+        }
+    }
+}
+
+type Done<T = ExitCode> = Result<T, Failure>;
+
+/// Prints a failure as one line and gives its exit code.
+pub fn fail(failure: &Failure) -> ExitCode {
+    eprintln!("sandclock: {}", failure.text.replace('\n', " "));
+    ExitCode::from(failure.code)
+}
+
+/// Runs one command to its end.
+pub fn run(cli: Cli) -> Done {
+    quiet_store_panics();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start threads: {e}")))?;
+    let done = runtime.block_on(dispatch(cli));
+    // A call that a guest still holds up must not hold up the exit.
+    runtime.shutdown_background();
+    done
+}
+
+async fn dispatch(cli: Cli) -> Done {
+    let output = Output { json: cli.json };
+    let home = || -> Done<PathBuf> {
+        let home = cli.home.clone().or_else(crate::config::default_home);
+        home.ok_or_else(|| Failure::failed("there is no home directory (give one with --home)"))
+    };
+    match cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sandclock", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Plugin(plugin::PluginCommand::New(args)) => project::new(&args, output),
+        Command::Plugin(plugin::PluginCommand::Build(args)) => project::build(&args, output),
+        Command::Serve(args) => serve::serve(home()?, args).await,
+        Command::Recover => system::recover(&home()?, output),
+        command => {
+            log_to_stderr("warn");
+            let client = Client::connect(home()?).await?;
+            let done = with_client(command, &client, output).await;
+            client.close().await?;
+            done
+        }
+    }
+}
+
+async fn with_client(command: Command, client: &Client, output: Output) -> Done {
+    match command {
+        Command::Plugin(command) => plugin::run(command, client, output).await,
+        Command::Exec(args) => exec::run(args, client, output).await,
+        Command::Job(command) => job::run(command, client, output).await,
+        Command::Run(command) => run::run(command, client, output).await,
+        Command::Trigger(command) => trigger::run(command, client, output).await,
+        Command::Events(args) => events::run(args, client, output).await,
+        Command::Status => system::status(client, output).await,
+        Command::Serve(_) | Command::Recover | Command::Completions { .. } => {
+            unreachable!("handled without a client")
+        }
+    }
+}
+
+/// Logs go to stderr; `SANDCLOCK_LOG` says which, such as `info` or `sandclock=debug`.
+fn log_to_stderr(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SANDCLOCK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    // A second subscriber would be a bug of ours, and the first one keeps working.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+/// A damaged database makes its library panic; that becomes a diagnosis, so the panic's own text
+/// would only frighten.
+fn quiet_store_panics() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().name() != Some(crate::store::OPENER_THREAD) {
+            loud(info);
+        }
+    }));
+}

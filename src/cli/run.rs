@@ -1,0 +1,157 @@
+//! `sandclock run …`
+
+use super::Done;
+use super::client::Client;
+use super::output::{Output, bytes, facts, field, lines, outcome, short_time, table, thousands, time};
+use super::trigger::parse_time;
+use crate::job::JobId;
+use crate::run::{OutcomeKind, RunId};
+use crate::trigger::Zone;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use std::process::ExitCode;
+
+#[derive(Debug, Subcommand)]
+pub enum RunCommand {
+    /// List runs, newest first.
+    List(ListArgs),
+    /// Show one run.
+    Show { id: RunId },
+    /// Show what a run wrote.
+    Logs { id: RunId },
+    /// Make a run end.
+    Cancel { id: RunId },
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only runs of this job.
+    #[arg(long)]
+    job: Option<JobId>,
+    /// Only runs with this outcome, such as `out_of_fuel`.
+    #[arg(long)]
+    outcome: Option<OutcomeKind>,
+    /// Only runs scheduled at or after this time.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+    /// Continue after this run.
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<RunId>,
+}
+
+pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
+    match command {
+        RunCommand::List(args) => {
+            let mut path = format!("/v1/runs?limit={}", args.limit);
+            if let Some(job) = args.job {
+                path.push_str(&format!("&job={job}"));
+            }
+            if let Some(outcome) = args.outcome {
+                path.push_str(&format!("&outcome={outcome}"));
+            }
+            if let Some(since) = args.since {
+                let since = parse_time(&since, &Zone::utc())?;
+                path.push_str(&format!("&since={}", since.format("%Y-%m-%dT%H:%M:%S%.6fZ")));
+            }
+            if let Some(after) = args.after {
+                path.push_str(&format!("&after={after}"));
+            }
+            let list: Value = client.get(&path).await?;
+            output.show(&list, || print_runs(&list));
+        }
+        RunCommand::Show { id } => {
+            let run: Value = client.get(&format!("/v1/runs/{id}")).await?;
+            output.show(&run, || show(&run));
+        }
+        RunCommand::Logs { id } => {
+            let logs: Value = client.get(&format!("/v1/runs/{id}/logs")).await?;
+            output.show(&logs, || {
+                for stream in ["stdout", "stderr"] {
+                    for line in lines(&field(&logs, stream)) {
+                        println!("{stream}: {line}");
+                    }
+                }
+                for line in logs["log"].as_array().into_iter().flatten() {
+                    println!("{}: {}", field(line, "level"), field(line, "message"));
+                }
+            });
+        }
+        RunCommand::Cancel { id } => {
+            client.post::<Value>(&format!("/v1/runs/{id}/cancel"), &Value::Null).await?;
+            output.show(&Value::Null, || println!("cancelling run {id}"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A table of runs, for `run list` and `job history`.
+pub fn print_runs(list: &Value) {
+    let rows: Vec<_> = list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|run| {
+            let ended = if run["outcome"].is_null() { field(run, "state") } else { outcome(&run["outcome"]) };
+            let more = run["coalesced"].as_u64().map_or(String::new(), |n| format!(" (+{n})"));
+            vec![
+                field(run, "id"),
+                field(run, "job_id"),
+                format!("{}{more}", short_time(&run["scheduled_time"])),
+                field(run, "attempt"),
+                duration(run),
+                run["fuel_used"].as_u64().map_or(String::new(), thousands),
+                ended,
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        println!("no runs");
+        return;
+    }
+    println!("{}", table(&["run", "job", "scheduled", "attempt", "took", "fuel", "outcome"], rows));
+    if let Some(next) = list["next"].as_str() {
+        println!("more: --after {next}");
+    }
+}
+
+fn duration(run: &Value) -> String {
+    let at = |name: &str| run[name].as_str().and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+    let took = at("started").zip(at("ended")).and_then(|(started, ended)| (ended - started).to_std().ok());
+    took.map_or(String::new(), |took| format!("{took:.1?}"))
+}
+
+fn show(run: &Value) {
+    let started_late = |run: &Value| {
+        let at = |name: &str| run[name].as_str().and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+        at("started")
+            .zip(at("scheduled_time"))
+            .and_then(|(a, b)| (a - b).to_std().ok())
+            .map_or(String::new(), |late| format!("{late:.1?}"))
+    };
+    facts(&[
+        ("id", field(run, "id")),
+        ("job", field(run, "job_id")),
+        ("func", field(run, "func")),
+        ("component", field(run, "plugin_digest")),
+        ("scheduled", time(&run["scheduled_time"])),
+        ("stands for further", field(run, "coalesced")),
+        ("started", time(&run["started"])),
+        ("late by", started_late(run)),
+        ("ended", time(&run["ended"])),
+        ("took", duration(run)),
+        ("attempt", field(run, "attempt")),
+        ("node", field(run, "node")),
+        ("state", field(run, "state")),
+        ("fuel used", run["fuel_used"].as_u64().map_or(String::new(), thousands)),
+        ("memory peak", run["memory_peak"].as_u64().map_or(String::new(), bytes)),
+        ("outcome", if run["outcome"].is_null() { String::new() } else { outcome(&run["outcome"]) }),
+    ]);
+    for frame in run["outcome"]["backtrace"].as_array().into_iter().flatten() {
+        println!("  in {}", frame.as_str().unwrap_or_default());
+    }
+    if run["has_logs"] == true {
+        println!("it wrote something: `sandclock run logs {}`", field(run, "id"));
+    }
+}

@@ -1,0 +1,67 @@
+//! What runs a run. An executor is given a claimed run and answers with how it ended; it may do so
+//! in this process or in another.
+
+mod native;
+mod pool;
+
+pub use native::{NativeExecutor, NativeResult};
+pub use pool::{AsyncExecutor, AsyncOptions};
+
+use crate::error::Result;
+use crate::job::Job;
+use crate::run::{Outcome, RunLogs, Usage};
+use crate::store::Claimed;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+/// How a run ended, as its executor saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// When it began; absent if it never did.
+    pub started: Option<DateTime<Utc>>,
+    pub ended: DateTime<Utc>,
+    pub outcome: Outcome,
+    pub usage: Usage,
+    pub plugin_digest: Option<String>,
+    pub logs: RunLogs,
+}
+
+impl Report {
+    /// The report of a run that never began.
+    pub fn not_started(ended: DateTime<Utc>, outcome: Outcome) -> Self {
+        Report { started: None, ended, outcome, usage: Usage::default(), plugin_digest: None, logs: RunLogs::default() }
+    }
+}
+
+/// The contract: `execute` never panics for anything that a guest does and always returns, within
+/// the job's timeout and a little; when `cancel` is raised it returns soon, with `Cancelled` unless
+/// the run had ended by itself. What a guest did wrong is an [`Outcome`], never an error.
+#[async_trait]
+pub trait Executor: Send + Sync {
+    /// Runs that may be claimed for this executor at one time. At least 1, never changes.
+    fn slots(&self) -> usize;
+
+    /// Whether the job's function exists here and its arguments fit. Called when a job is added or
+    /// modified, and when a quarantined job is looked at again.
+    async fn check(&self, job: &Job) -> Result<()>;
+
+    /// Runs it. `began` is to be called once, when the function is about to be called.
+    async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report;
+
+    /// Lets go of what the executor holds. No run goes on when this is called.
+    async fn shutdown(&self) {}
+}
+
+/// Tells the scheduler that a run has begun.
+pub struct Began(Box<dyn FnOnce(DateTime<Utc>) + Send>);
+
+impl Began {
+    pub fn new(tell: impl FnOnce(DateTime<Utc>) + Send + 'static) -> Self {
+        Began(Box::new(tell))
+    }
+
+    pub fn tell(self, at: DateTime<Utc>) {
+        (self.0)(at);
+    }
+}

@@ -1,0 +1,206 @@
+//! Jobs over HTTP.
+
+use super::problem::Problem;
+use crate::config::App;
+use crate::func::{FuncRef, PluginName};
+use crate::invalid::Invalid;
+use crate::job::{Alias, Coalesce, Job, JobId, Limits, OnInterrupted, Overlap, Retry, Status};
+use crate::run::RunId;
+use crate::scheduler::AddOptions;
+use crate::store::{Conflict, JobEntry, JobFilter, List, Page};
+use crate::strict_json;
+use crate::trigger::Trigger;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The body of a request to add a job. Everything but the func has a default.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub func: Option<FuncRef>,
+    pub args: Vec<Value>,
+    pub kwargs: Map<String, Value>,
+    /// Default: once, now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
+    pub executor: Alias,
+    pub jobstore: Alias,
+    #[serde(with = "crate::job::optional_seconds")]
+    pub misfire_grace_time: Option<Duration>,
+    pub coalesce: Coalesce,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_catchup: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_instances: Option<u32>,
+    pub overlap: Overlap,
+    pub retry: Retry,
+    pub on_interrupted: OnInterrupted,
+    pub limits: Limits,
+    pub pause_after: Option<u32>,
+    pub tags: BTreeMap<String, String>,
+    pub metadata: Map<String, Value>,
+    pub paused: bool,
+    pub on_conflict: OnConflict,
+}
+
+/// What to do if a job with this id exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    #[default]
+    Refuse,
+    Replace,
+    Keep,
+}
+
+impl JobSpec {
+    fn into_job(self, now: DateTime<Utc>) -> Result<(Job, AddOptions), Invalid> {
+        let func =
+            self.func.ok_or_else(|| Invalid::new("job", "", "`func` is missing").hint("such as `hello:greet`"))?;
+        let id = match self.id {
+            Some(id) => id,
+            None => ulid::Ulid::from_parts(now.timestamp_millis().max(0) as u64, crate::store::entropy())
+                .to_string()
+                .to_ascii_lowercase()
+                .parse()?,
+        };
+        let mut job = Job::new(id, func, self.trigger.unwrap_or_else(Trigger::now));
+        job.name = self.name.unwrap_or(job.name);
+        (job.args, job.kwargs) = (self.args, self.kwargs);
+        (job.executor, job.jobstore) = (self.executor, self.jobstore);
+        job.misfire_grace_time = self.misfire_grace_time;
+        job.coalesce = self.coalesce;
+        job.max_catchup = self.max_catchup.unwrap_or(job.max_catchup);
+        job.max_instances = self.max_instances.unwrap_or(job.max_instances);
+        (job.overlap, job.retry, job.on_interrupted) = (self.overlap, self.retry, self.on_interrupted);
+        (job.limits, job.pause_after) = (self.limits, self.pause_after);
+        (job.tags, job.metadata) = (self.tags, self.metadata);
+        let conflict = match self.on_conflict {
+            OnConflict::Refuse => Conflict::Refuse,
+            OnConflict::Replace => Conflict::Replace,
+            OnConflict::Keep => Conflict::Keep,
+        };
+        Ok((job, AddOptions { conflict, paused: self.paused }))
+    }
+}
+
+/// A job as answers show it.
+#[derive(Serialize)]
+pub struct JobView {
+    id: JobId,
+    #[serde(flatten)]
+    job: Option<JobFields>,
+    state: Status,
+    /// Null while the job will not fire by itself.
+    next_run_time: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantine: Option<String>,
+    /// Runs that go on.
+    running: usize,
+    /// Runs in a row that did not succeed.
+    failures: u32,
+}
+
+/// The job without its id, which the view has already.
+#[derive(Serialize)]
+struct JobFields {
+    trigger_text: String,
+    #[serde(flatten)]
+    job: Value,
+}
+
+impl From<JobEntry> for JobView {
+    fn from(entry: JobEntry) -> Self {
+        let state = entry.state.status();
+        let fields = |job: Arc<Job>| {
+            let mut value = serde_json::to_value(&*job).ok()?;
+            value.as_object_mut()?.remove("id");
+            Some(JobFields { trigger_text: job.trigger.to_string(), job: value })
+        };
+        JobView {
+            id: entry.id,
+            job: entry.job.and_then(fields),
+            state,
+            next_run_time: entry.state.next_run_time.filter(|_| state == Status::Active),
+            running: entry.state.running.len(),
+            failures: entry.state.failures,
+            quarantine: entry.state.quarantine,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    state: Option<Status>,
+    /// `key=value`, joined by commas.
+    tags: Option<String>,
+    plugin: Option<PluginName>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+pub async fn list(
+    State(app): State<App>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<List<JobView>>, Problem> {
+    let Query(query) = query?;
+    let mut filter = JobFilter { state: query.state, module: query.plugin, ..JobFilter::default() };
+    for tag in query.tags.iter().flat_map(|tags| tags.split(',')) {
+        let (key, value) = tag.split_once('=').ok_or_else(|| Invalid::new("tag", tag, "it has no `=`"))?;
+        filter.tags.insert(key.to_owned(), value.to_owned());
+    }
+    let page = Page { after: query.after, limit: query.limit.unwrap_or(Page::default().limit) };
+    let list = app.scheduler.list_jobs(&super::default_store(), &filter, &page).await?;
+    Ok(Json(List { items: list.items.into_iter().map(JobView::from).collect(), next: list.next }))
+}
+
+pub async fn add(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<JobView>), Problem> {
+    let spec: JobSpec = strict_json::from_slice("job", &body?)?;
+    let (job, options) = spec.into_job(app.scheduler.clock().now())?;
+    let entry = app.scheduler.add_job(job, options).await?;
+    Ok((StatusCode::CREATED, Json(entry.into())))
+}
+
+pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
+    Ok(Json(app.scheduler.get_job(&id.parse()?).await?.into()))
+}
+
+pub async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    app.scheduler.remove_job(&id.parse()?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn pause(State(app): State<App>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
+    Ok(Json(app.scheduler.pause_job(&id.parse()?).await?.into()))
+}
+
+pub async fn resume(State(app): State<App>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
+    Ok(Json(app.scheduler.resume_job(&id.parse()?).await?.into()))
+}
+
+#[derive(Serialize)]
+pub struct RunAsked {
+    run_id: RunId,
+}
+
+pub async fn run(State(app): State<App>, Path(id): Path<String>) -> Result<(StatusCode, Json<RunAsked>), Problem> {
+    let run_id = app.scheduler.run_job(&id.parse()?).await?;
+    Ok((StatusCode::ACCEPTED, Json(RunAsked { run_id })))
+}

@@ -1,0 +1,66 @@
+//! The HTTP API. The command line speaks it too: over the daemon's socket when one runs, else to
+//! the same router inside its own process. No rule about jobs lives here.
+
+mod events;
+mod jobs;
+mod plugins;
+mod problem;
+mod runs;
+mod system;
+#[cfg(unix)]
+mod unix;
+
+pub use events::Follow;
+pub use jobs::{JobSpec, OnConflict};
+pub use problem::Problem;
+pub use runs::ExecSpec;
+pub use system::{Preview, PreviewSpec, Status};
+#[cfg(unix)]
+pub use unix::serve_unix;
+
+use crate::config::App;
+use crate::job::Alias;
+use crate::sandbox::COMPONENT_BYTES_MAX;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+
+/// Largest body of a request, in bytes; plugins have their own limit.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// All routes, over one installation.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/plugins", get(plugins::list))
+        .route(
+            "/v1/plugins/{name}",
+            get(plugins::show)
+                .delete(plugins::remove)
+                .put(plugins::add)
+                .layer(DefaultBodyLimit::max(COMPONENT_BYTES_MAX + 1)),
+        )
+        .route("/v1/jobs", get(jobs::list).post(jobs::add))
+        .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::remove))
+        .route("/v1/jobs/{id}/pause", post(jobs::pause))
+        .route("/v1/jobs/{id}/resume", post(jobs::resume))
+        .route("/v1/jobs/{id}/run", post(jobs::run))
+        .route("/v1/exec", post(runs::exec))
+        .route("/v1/runs", get(runs::list))
+        .route("/v1/runs/{id}", get(runs::show))
+        .route("/v1/runs/{id}/logs", get(runs::logs))
+        .route("/v1/runs/{id}/cancel", post(runs::cancel))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(events::stream))
+        .route("/v1/triggers/preview", post(system::preview))
+        .route("/v1/status", get(system::status))
+        .route("/v1/scheduler/pause", post(system::pause))
+        .route("/v1/scheduler/resume", post(system::resume))
+        .fallback(problem::no_route)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(app)
+}
+
+/// The job store that lists and events speak of until the API names several.
+fn default_store() -> Alias {
+    Alias::default()
+}

@@ -1,0 +1,75 @@
+//! Plugins over HTTP.
+
+use super::problem::Problem;
+use crate::config::App;
+use crate::error::{Error, Result as AppResult};
+use crate::func::PluginName;
+use crate::plugin::{Plugin, PluginVersion};
+use crate::store::{JobFilter, List, Page};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+/// What became of a registration.
+#[derive(Serialize)]
+pub struct Added {
+    name: PluginName,
+    #[serde(flatten)]
+    version: PluginVersion,
+    /// Jobs that do not fit this version and are quarantined now.
+    quarantined: usize,
+    /// Quarantined jobs that fit it and are back.
+    released: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddQuery {
+    label: Option<String>,
+}
+
+pub async fn add(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    query: Result<Query<AddQuery>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Added>), Problem> {
+    let name: PluginName = name.parse()?;
+    let Query(AddQuery { label }) = query?;
+    let version = app.registry.add(name.clone(), label, body?.to_vec()).await?;
+    let (quarantined, released) = app.scheduler.plugin_added(&name, &version.digest).await?;
+    Ok((StatusCode::CREATED, Json(Added { name, version, quarantined, released })))
+}
+
+pub async fn list(State(app): State<App>) -> Result<Json<List<Plugin>>, Problem> {
+    Ok(Json(List { items: app.registry.list().await?, next: None }))
+}
+
+pub async fn show(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Plugin>, Problem> {
+    Ok(Json(app.registry.get(&name.parse()?).await?))
+}
+
+pub async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    let name: PluginName = name.parse()?;
+    app.registry.get(&name).await?;
+    unused(&app, &name).await?;
+    app.registry.remove(&name).await?;
+    app.scheduler.plugin_removed(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A plugin that jobs call is not removed from under them.
+async fn unused(app: &App, name: &PluginName) -> AppResult<()> {
+    let filter = JobFilter { module: Some(name.clone()), ..JobFilter::default() };
+    let page = Page { after: None, limit: 3 };
+    let jobs = app.scheduler.list_jobs(&super::default_store(), &filter, &page).await?;
+    if jobs.items.is_empty() {
+        return Ok(());
+    }
+    let more = if jobs.next.is_some() { " and more" } else { "" };
+    let names: Vec<String> = jobs.items.iter().map(|entry| format!("`{}`", entry.id)).collect();
+    Err(Error::PluginInUse { name: name.clone(), jobs: format!("{}{more}", names.join(", ")) })
+}

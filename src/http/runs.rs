@@ -1,0 +1,137 @@
+//! Runs over HTTP, and single calls without a job.
+
+use super::problem::Problem;
+use crate::config::App;
+use crate::executor::{Began, Report};
+use crate::func::FuncRef;
+use crate::job::{Alias, Job, JobId, Limits};
+use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, Usage};
+use crate::store::{Claimed, List, Page, RunFilter};
+use crate::strict_json;
+use crate::trigger::Trigger;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Longest that a request waits for a run to end; the caller asks again.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    job: Option<JobId>,
+    outcome: Option<OutcomeKind>,
+    since: Option<DateTime<Utc>>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+pub async fn list(
+    State(app): State<App>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<List<Run>>, Problem> {
+    let Query(query) = query?;
+    let filter = RunFilter { job: query.job, outcome: query.outcome, since: query.since };
+    let page = Page { after: query.after, limit: query.limit.unwrap_or(Page::default().limit) };
+    Ok(Json(app.scheduler.list_runs(&super::default_store(), &filter, &page).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowQuery {
+    /// Answer when the run has ended, or after a minute with what is known then.
+    #[serde(default)]
+    wait: bool,
+}
+
+pub async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Result<Query<ShowQuery>, QueryRejection>,
+) -> Result<Json<Run>, Problem> {
+    let id: RunId = id.parse()?;
+    let Query(ShowQuery { wait }) = query?;
+    if wait && let Ok(run) = tokio::time::timeout(WAIT_MAX, app.scheduler.wait_run(id)).await {
+        return Ok(Json(run?));
+    }
+    Ok(Json(app.scheduler.get_run(id).await?))
+}
+
+pub async fn logs(State(app): State<App>, Path(id): Path<String>) -> Result<Json<RunLogs>, Problem> {
+    Ok(Json(app.scheduler.get_logs(id.parse()?).await?))
+}
+
+pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    app.scheduler.cancel_run(id.parse()?).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// The body of a request to call a function once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecSpec {
+    pub func: FuncRef,
+    #[serde(default)]
+    pub args: Vec<Value>,
+    #[serde(default)]
+    pub kwargs: Map<String, Value>,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// How a single call ended.
+#[derive(Serialize)]
+pub struct Executed {
+    outcome: Outcome,
+    #[serde(flatten)]
+    usage: Usage,
+    /// Seconds.
+    duration: f64,
+    #[serde(flatten)]
+    logs: RunLogs,
+}
+
+/// Calls a function now, in a sandbox with its limits, without a job and without history. Its
+/// arguments are checked first, as a job's are.
+pub async fn exec(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Executed>, Problem> {
+    let spec: ExecSpec = strict_json::from_slice("call", &body?)?;
+    let now = app.scheduler.clock().now();
+    let mut job = Job::new("exec".parse()?, spec.func, Trigger::now());
+    (job.args, job.kwargs, job.limits) = (spec.args, spec.kwargs, spec.limits);
+    job.validate()?;
+    app.executor.check(&job).await?;
+    let run = Run {
+        id: RunId(ulid::Ulid::from_parts(now.timestamp_millis().max(0) as u64, crate::store::entropy())),
+        job_id: job.id.clone(),
+        jobstore: Alias::default(),
+        func: job.func.clone(),
+        plugin_digest: None,
+        scheduled_time: now,
+        coalesced: 0,
+        manual: true,
+        started: None,
+        ended: None,
+        attempt: 1,
+        node: app.node.clone(),
+        state: RunState::Claimed,
+        outcome: None,
+        usage: Usage::default(),
+        has_logs: false,
+    };
+    // A caller that goes away takes the call with it.
+    let cancel = CancellationToken::new();
+    let _gone = cancel.clone().drop_guard();
+    let claimed = Claimed { run, job: Arc::new(job) };
+    let Report { started, ended, outcome, usage, logs, .. } =
+        app.executor.execute(claimed, Began::new(|_| ()), cancel).await;
+    let duration = started.map_or(0.0, |started| (ended - started).as_seconds_f64());
+    Ok(Json(Executed { outcome, usage, duration, logs }))
+}

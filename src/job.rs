@@ -1,0 +1,608 @@
+//! A job: which function, when, and what to do when things go wrong.
+//!
+//! A [`Job`] is data. It is checked as a whole by [`Job::validate`], which every way in calls once;
+//! what changes while the job lives (next run time, running runs, pending attempts) is [`JobState`].
+
+use crate::func::{FuncRef, text_form};
+use crate::invalid::Invalid;
+use crate::run::{OutcomeKind, RunId};
+use crate::trigger::Trigger;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+pub const NAME_MAX: usize = 256;
+pub const ARGS_BYTES_MAX: usize = 256 * 1024;
+pub const ARGS_DEPTH_MAX: usize = 64;
+pub const METADATA_BYTES_MAX: usize = 16 * 1024;
+pub const TAGS_MAX: usize = 64;
+/// Bounded because the running runs of a job are part of its stored state.
+pub const MAX_INSTANCES_MAX: u32 = 100;
+pub const MAX_CATCHUP_MAX: u32 = 10_000;
+pub const ATTEMPTS_MAX: u32 = 100;
+
+/// A job's id: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, unique in its job store, never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobId(String);
+
+impl JobId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for JobId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let legal = |(i, b): (usize, u8)| b.is_ascii_alphanumeric() || (i > 0 && b"._-".contains(&b));
+        if text.is_empty() || text.len() > 128 || !text.bytes().enumerate().all(legal) {
+            return Err(Invalid::new(
+                "job id",
+                text,
+                "it must be 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or digit",
+            ));
+        }
+        Ok(JobId(text.to_owned()))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+text_form!(JobId);
+
+/// The name of an executor or a job store in a scheduler. Same characters as a job id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Alias(String);
+
+impl Alias {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Alias {
+    fn default() -> Self {
+        Alias("default".to_owned())
+    }
+}
+
+impl FromStr for Alias {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        text.parse::<JobId>().map(|id| Alias(id.0)).map_err(|e| Invalid { what: "alias".into(), ..e })
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+text_form!(Alias);
+
+/// What several missed fire times become when they are found late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Coalesce {
+    /// One run, for the oldest of them.
+    Earliest,
+    /// One run, for the newest of them.
+    #[default]
+    Latest,
+    /// A run for each, at most `max_catchup`; older ones are recorded as skipped.
+    All,
+}
+
+impl FromStr for Coalesce {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "earliest" => Ok(Coalesce::Earliest),
+            "latest" | "true" => Ok(Coalesce::Latest),
+            "all" | "false" => Ok(Coalesce::All),
+            _ => Err(Invalid::new("coalesce", text, "it is `earliest`, `latest` or `all`")),
+        }
+    }
+}
+
+/// What happens at a fire time when `max_instances` runs of the job are still going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// The fire time is recorded as skipped.
+    #[default]
+    Skip,
+    /// It waits for a run to end; several that wait are coalesced.
+    Queue,
+    /// The oldest run is cancelled and the fire time waits for its end.
+    Cancel,
+}
+
+impl FromStr for Overlap {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "skip" => Ok(Overlap::Skip),
+            "queue" => Ok(Overlap::Queue),
+            "cancel" => Ok(Overlap::Cancel),
+            _ => Err(Invalid::new("overlap", text, "it is `skip`, `queue` or `cancel`")),
+        }
+    }
+}
+
+/// What becomes of a run whose process died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnInterrupted {
+    /// Nothing more: each fire time is started at most once.
+    #[default]
+    Fail,
+    /// It is started again as the next attempt: at least once.
+    Rerun,
+}
+
+impl FromStr for OnInterrupted {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "fail" => Ok(OnInterrupted::Fail),
+            "rerun" => Ok(OnInterrupted::Rerun),
+            _ => Err(Invalid::new("on_interrupted", text, "it is `fail` or `rerun`")),
+        }
+    }
+}
+
+/// When a run that did not succeed is tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Attempts in all, the first included. 1 means no retry. At most [`ATTEMPTS_MAX`].
+    pub max_attempts: u32,
+    /// Wait before the second attempt, in seconds.
+    #[serde(with = "seconds")]
+    pub first: Duration,
+    /// Each further wait is this many times the one before.
+    pub factor: f64,
+    /// Longest wait, in seconds.
+    #[serde(with = "seconds")]
+    pub cap: Duration,
+    /// Outcomes that are tried again; empty means every failure but `cancelled` and `invalid`.
+    pub outcomes: Vec<OutcomeKind>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry {
+            max_attempts: 1,
+            first: Duration::from_secs(1),
+            factor: 2.0,
+            cap: Duration::from_secs(3600),
+            outcomes: Vec::new(),
+        }
+    }
+}
+
+impl Retry {
+    /// How long to wait before the attempt that follows `attempt`, or `None` to give up.
+    pub fn delay_after(&self, attempt: u32, outcome: OutcomeKind) -> Option<TimeDelta> {
+        let wanted = if self.outcomes.is_empty() {
+            !matches!(outcome, OutcomeKind::Cancelled | OutcomeKind::Invalid | OutcomeKind::Interrupted)
+        } else {
+            self.outcomes.contains(&outcome)
+        };
+        if !wanted || !outcome.is_failure() || attempt >= self.max_attempts {
+            return None;
+        }
+        let wait = self.first.as_secs_f64() * self.factor.powi(attempt.saturating_sub(1) as i32);
+        let wait = Duration::try_from_secs_f64(wait).unwrap_or(self.cap).min(self.cap);
+        TimeDelta::from_std(wait).ok()
+    }
+}
+
+/// What one run may use. A run that exceeds a limit ends; the process it runs in does not.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Wasm instructions, roughly; 10^9 is about a second of a tight loop. Default 10^10.
+    pub fuel: u64,
+    /// Bytes of linear memory, summed over all memories of the run. Default 64 MiB.
+    pub memory: u64,
+    /// Longest wall-clock time of one run, in seconds; past it the outcome is `timed_out`. Default 30 s.
+    #[serde(with = "seconds")]
+    pub timeout: Duration,
+    /// Bytes kept of each of stdout and stderr; more is cut with a mark. Default 256 KiB.
+    pub output: u64,
+}
+
+impl Limits {
+    pub const FUEL_MAX: u64 = 10_000_000_000_000;
+    pub const MEMORY_MAX: u64 = 1 << 30;
+    pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+    pub const OUTPUT_MAX: u64 = 16 << 20;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { fuel: 10_000_000_000, memory: 64 << 20, timeout: Duration::from_secs(30), output: 256 << 10 }
+    }
+}
+
+/// A function bound to a trigger, with its policies. See the fields for units and defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Job {
+    pub id: JobId,
+    /// 1 to 256 characters. Default: the func.
+    pub name: String,
+    pub func: FuncRef,
+    /// Bound to the export's parameters by position.
+    #[serde(default)]
+    pub args: Vec<Value>,
+    /// Bound to the export's parameters by their WIT names.
+    #[serde(default)]
+    pub kwargs: Map<String, Value>,
+    pub trigger: Trigger,
+    #[serde(default)]
+    pub executor: Alias,
+    #[serde(default)]
+    pub jobstore: Alias,
+    /// A run that cannot start within this many seconds of its fire time is recorded as missed.
+    /// Default none: late is better than never.
+    #[serde(default, with = "optional_seconds")]
+    pub misfire_grace_time: Option<Duration>,
+    #[serde(default)]
+    pub coalesce: Coalesce,
+    /// The most runs that one catch-up with `coalesce = all` may start. Default 100.
+    #[serde(default = "default_max_catchup")]
+    pub max_catchup: u32,
+    /// Runs of this job at one time. Default 1, at most [`MAX_INSTANCES_MAX`].
+    #[serde(default = "default_max_instances")]
+    pub max_instances: u32,
+    #[serde(default)]
+    pub overlap: Overlap,
+    #[serde(default)]
+    pub retry: Retry,
+    #[serde(default)]
+    pub on_interrupted: OnInterrupted,
+    #[serde(default)]
+    pub limits: Limits,
+    /// Pause the job after this many runs in a row that did not succeed. Default never.
+    #[serde(default)]
+    pub pause_after: Option<u32>,
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Free for the caller; at most 16 KiB as JSON.
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+fn default_max_catchup() -> u32 {
+    100
+}
+
+fn default_max_instances() -> u32 {
+    1
+}
+
+impl Job {
+    /// A job with every policy at its default. Nothing is checked before [`Job::validate`].
+    pub fn new(id: JobId, func: FuncRef, trigger: Trigger) -> Self {
+        Job {
+            id,
+            name: func.to_string(),
+            func,
+            args: Vec::new(),
+            kwargs: Map::new(),
+            trigger,
+            executor: Alias::default(),
+            jobstore: Alias::default(),
+            misfire_grace_time: None,
+            coalesce: Coalesce::default(),
+            max_catchup: default_max_catchup(),
+            max_instances: default_max_instances(),
+            overlap: Overlap::default(),
+            retry: Retry::default(),
+            on_interrupted: OnInterrupted::default(),
+            limits: Limits::default(),
+            pause_after: None,
+            tags: BTreeMap::new(),
+            metadata: Map::new(),
+        }
+    }
+
+    /// Checks every rule that needs nothing but the job itself.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let name_len = self.name.chars().count();
+        within("name", &self.name, name_len, 1, NAME_MAX, "characters")?;
+        let args = json_size(&self.args) + json_size(&self.kwargs);
+        within("args", "", args, 0, ARGS_BYTES_MAX, "bytes of JSON")?;
+        let depth = self.args.iter().chain(self.kwargs.values()).map(depth).max().unwrap_or(0);
+        within("args", "", depth, 0, ARGS_DEPTH_MAX, "levels of nesting")?;
+        within("metadata", "", json_size(&self.metadata), 0, METADATA_BYTES_MAX, "bytes of JSON")?;
+        within("max_instances", "", self.max_instances, 1, MAX_INSTANCES_MAX, "runs")?;
+        within("max_catchup", "", self.max_catchup, 1, MAX_CATCHUP_MAX, "runs")?;
+        if self.misfire_grace_time == Some(Duration::ZERO) {
+            return Err(Invalid::new("misfire_grace_time", "0", "it must be longer than nothing")
+                .hint("leave it out to run however late"));
+        }
+        if self.pause_after == Some(0) {
+            return Err(Invalid::new("pause_after", "0", "it must be at least 1"));
+        }
+        self.validate_retry()?;
+        self.validate_limits()?;
+        within("tags", "", self.tags.len(), 0, TAGS_MAX, "tags")?;
+        for (key, value) in &self.tags {
+            within("tag", key, key.len(), 1, 64, "bytes")?;
+            within("tag value", value, value.len(), 0, 256, "bytes")?;
+        }
+        Ok(())
+    }
+
+    fn validate_retry(&self) -> Result<(), Invalid> {
+        within("retry.max_attempts", "", self.retry.max_attempts, 1, ATTEMPTS_MAX, "attempts")?;
+        let factor = self.retry.factor;
+        if !(1.0..=100.0).contains(&factor) {
+            return Err(Invalid::new("retry.factor", factor.to_string(), "it must be 1 to 100"));
+        }
+        within("retry.cap", "", self.retry.cap.as_secs(), 0, 30 * 86_400, "seconds")
+    }
+
+    fn validate_limits(&self) -> Result<(), Invalid> {
+        within("limits.fuel", "", self.limits.fuel, 1, Limits::FUEL_MAX, "units")?;
+        within("limits.memory", "", self.limits.memory, 1 << 16, Limits::MEMORY_MAX, "bytes")?;
+        let timeout = self.limits.timeout;
+        if timeout < Duration::from_millis(1) || timeout > Limits::TIMEOUT_MAX {
+            let given = format!("{}", timeout.as_secs_f64());
+            return Err(Invalid::new("limits.timeout", given, "it must be 0.001 to 86400 seconds"));
+        }
+        within("limits.output", "", self.limits.output, 0, Limits::OUTPUT_MAX, "bytes")
+    }
+}
+
+fn within<N: PartialOrd + fmt::Display>(
+    what: &str,
+    input: &str,
+    given: N,
+    least: N,
+    most: N,
+    unit: &str,
+) -> Result<(), Invalid> {
+    if given < least || given > most {
+        let reason = format!("it must be {least} to {most} {unit}, not {given}");
+        return Err(Invalid::new(what, input, reason));
+    }
+    Ok(())
+}
+
+fn json_size(value: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value).map_or(usize::MAX, |()| count.0)
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Whether a job may fire, as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    #[default]
+    Active,
+    Paused,
+    /// It cannot run for the reason in [`JobState::quarantine`], and is kept until that is mended.
+    Quarantined,
+    /// It will never fire again and is removed when its last run has ended.
+    Finished,
+}
+
+/// Why a finished job leaves, and what its JOB_REMOVED event says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemoveReason {
+    /// Its trigger has no further fire time.
+    Finished,
+    /// Somebody asked for it.
+    Removed,
+}
+
+/// A run that was claimed and has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunningRun {
+    pub id: RunId,
+    pub scheduled_time: DateTime<Utc>,
+    pub attempt: u32,
+    /// Asked for by a caller, not by the trigger.
+    pub manual: bool,
+}
+
+/// An attempt that waits for its time: a retry, a rerun, or a run that a caller asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingRun {
+    pub id: RunId,
+    pub scheduled_time: DateTime<Utc>,
+    pub attempt: u32,
+    pub due: DateTime<Utc>,
+    pub manual: bool,
+}
+
+/// What changes while a job lives. Stores keep it apart from the job, because every firing writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobState {
+    pub paused: bool,
+    pub quarantine: Option<String>,
+    pub leaving: Option<RemoveReason>,
+    /// The earliest fire time that no plan has dealt with. Kept while paused, so that resuming can
+    /// tell what was passed over.
+    pub next_run_time: Option<DateTime<Utc>>,
+    /// Fire times that an earlier plan counted into the catch-up that is still being listed.
+    pub carried: u64,
+    /// Fire times up to here were found late together; they wait for a slot instead of being skipped.
+    pub backlog_until: Option<DateTime<Utc>>,
+    /// Runs in a row that did not succeed.
+    pub failures: u32,
+    pub running: Vec<RunningRun>,
+    pub pending: Vec<PendingRun>,
+}
+
+impl JobState {
+    pub fn status(&self) -> Status {
+        if self.leaving.is_some() {
+            Status::Finished
+        } else if self.quarantine.is_some() {
+            Status::Quarantined
+        } else if self.paused {
+            Status::Paused
+        } else {
+            Status::Active
+        }
+    }
+
+    /// When a store should look at this job next: its next fire time or its earliest pending
+    /// attempt. A quarantined job is never due; a paused one only for runs that a caller asked for.
+    pub fn due(&self) -> Option<DateTime<Utc>> {
+        let pending = |run: &&PendingRun| match self.status() {
+            Status::Active | Status::Finished => true,
+            Status::Paused => run.manual,
+            Status::Quarantined => false,
+        };
+        let attempt = self.pending.iter().filter(pending).map(|run| run.due).min();
+        let fire = self.next_run_time.filter(|_| self.status() == Status::Active);
+        [fire, attempt].into_iter().flatten().min()
+    }
+}
+
+/// A [`Duration`] as a JSON number of seconds.
+pub(crate) mod seconds {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::time::Duration;
+
+    pub fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        if value.subsec_nanos() == 0 {
+            to.serialize_u64(value.as_secs())
+        } else {
+            to.serialize_f64(value.as_secs_f64())
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let seconds = f64::deserialize(from)?;
+        Duration::try_from_secs_f64(seconds)
+            .map_err(|_| D::Error::custom(format!("`{seconds}` is not a number of seconds")))
+    }
+}
+
+/// An optional [`Duration`] as a JSON number of seconds or null.
+pub(crate) mod optional_seconds {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    #[derive(Deserialize)]
+    struct Seconds(#[serde(with = "super::seconds")] Duration);
+
+    pub fn serialize<S: Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => super::seconds::serialize(value, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<Seconds>::deserialize(from)?.map(|Seconds(value)| value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Job {
+        Job::new("j".parse().unwrap(), "hello:greet".parse().unwrap(), Trigger::now())
+    }
+
+    #[test]
+    fn an_id_is_plain_and_short() {
+        for bad in ["", "a/b", "a\0", ".a", "ä", " a", &"x".repeat(129), "../x"] {
+            assert!(bad.parse::<JobId>().is_err(), "{bad:?}");
+        }
+        assert!("A.b_c-9".parse::<JobId>().is_ok());
+        assert!("x".repeat(128).parse::<JobId>().is_ok());
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        job().validate().unwrap();
+    }
+
+    #[test]
+    fn each_rule_names_its_field() {
+        type Break = fn(&mut Job);
+        let cases: [(&str, Break); 9] = [
+            ("name", |j| j.name.clear()),
+            ("max_instances", |j| j.max_instances = 0),
+            ("max_catchup", |j| j.max_catchup = 10_001),
+            ("misfire_grace_time", |j| j.misfire_grace_time = Some(Duration::ZERO)),
+            ("limits.fuel", |j| j.limits.fuel = 0),
+            ("limits.memory", |j| j.limits.memory = 2 << 30),
+            ("limits.timeout", |j| j.limits.timeout = Duration::ZERO),
+            ("retry.factor", |j| j.retry.factor = f64::NAN),
+            ("args", |j| j.args = vec!["x".repeat(300_000).into()]),
+        ];
+        for (what, spoil) in cases {
+            let mut job = job();
+            spoil(&mut job);
+            assert_eq!(job.validate().unwrap_err().what, what);
+        }
+    }
+
+    #[test]
+    fn a_retry_waits_longer_each_time_and_gives_up() {
+        let retry = Retry { max_attempts: 4, cap: Duration::from_secs(3), ..Retry::default() };
+        let waits: Vec<_> = (1..=4).map(|n| retry.delay_after(n, OutcomeKind::Trapped)).collect();
+        let seconds = |n| Some(TimeDelta::seconds(n));
+        assert_eq!(waits, [seconds(1), seconds(2), seconds(3), None]);
+        assert_eq!(retry.delay_after(1, OutcomeKind::Cancelled), None);
+        assert_eq!(retry.delay_after(1, OutcomeKind::Succeeded), None);
+    }
+
+    #[test]
+    fn a_job_survives_json() {
+        let mut job = job();
+        job.misfire_grace_time = Some(Duration::from_millis(1500));
+        job.limits.timeout = Duration::from_secs(5);
+        let text = serde_json::to_string(&job).unwrap();
+        assert!(text.contains(r#""misfire_grace_time":1.5"#), "{text}");
+        assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job);
+    }
+}

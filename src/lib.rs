@@ -1,0 +1,70 @@
+//! Sandclock runs untrusted WebAssembly tasks on a schedule, safely. A *job* binds a function of a
+//! plugin to a *trigger*; each time the trigger fires, a *run* is claimed durably, called in a fresh
+//! sandbox with limits, and its *outcome* recorded and published as an *event*.
+//!
+//! ```
+//! use sandclock::{AddOptions, Alias, Job, MemoryStore, NativeExecutor, Scheduler, SystemClock, Trigger};
+//! use std::sync::Arc;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> sandclock::Result<()> {
+//! let scheduler = Scheduler::default();
+//! let native = NativeExecutor::new(4, Arc::new(SystemClock))
+//!     .with("native:greet".parse()?, |_claimed| async { Ok("hello".into()) });
+//! scheduler.add_executor(Alias::default(), Arc::new(native)).await?;
+//! scheduler.add_jobstore(Alias::default(), Arc::new(MemoryStore::new(Alias::default(), "me"))).await?;
+//! scheduler.start().await?;
+//! let job = Job::new("greeting".parse()?, "native:greet".parse()?, Trigger::crontab("0 9 * * *", Default::default(), Default::default())?);
+//! scheduler.add_job(job, AddOptions::default()).await?;
+//! let run = scheduler.run_job(&"greeting".parse()?).await?;
+//! println!("{:?}", scheduler.wait_run(run).await?.outcome);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The parts: [`Job`], [`FuncRef`], [`Trigger`], [`Run`], [`Outcome`] and [`Event`] are data;
+//! [`plan()`](plan()) decides; [`JobStore`] remembers ([`MemoryStore`], [`SledStore`]); [`Executor`] runs
+//! ([`AsyncExecutor`] in a [`sandbox`], [`NativeExecutor`] in Rust); [`Scheduler`] drives them.
+//!
+//! It is no workflow engine: a run is one call of one function.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod clock;
+mod event;
+mod func;
+mod invalid;
+mod job;
+mod plan;
+mod plugin;
+mod run;
+mod strict_json;
+mod trigger;
+
+mod error;
+pub mod executor;
+pub mod sandbox;
+pub mod scheduler;
+pub mod store;
+
+#[doc(hidden)]
+pub mod cli;
+pub mod config;
+pub mod http;
+
+pub use clock::{Clock, SimClock, SystemClock};
+pub use error::{Error, Result, Source};
+pub use event::{Event, EventKind, EventMask};
+pub use executor::{AsyncExecutor, AsyncOptions, Executor, NativeExecutor};
+pub use func::{FuncRef, PluginName, Version};
+pub use invalid::{Invalid, printable};
+pub use job::{
+    Alias, Coalesce, Job, JobId, JobState, Limits, OnInterrupted, Overlap, PendingRun, RemoveReason, Retry, RunningRun,
+    Status,
+};
+pub use plan::{FireTimes, Plan, plan};
+pub use plugin::{Export, Import, Interface, Plugin, PluginVersion};
+pub use run::{LogLevel, LogLine, Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, SkipReason, Usage};
+pub use scheduler::{AddOptions, BackgroundScheduler, Drain, Heard, Scheduler};
+pub use store::{Conflict, JobEntry, JobFilter, JobStore, List, MemoryStore, Page, PluginStore, RunFilter, SledStore};
+pub use trigger::{Cron, CronFields, Dialect, Dst, Trigger, Zone};

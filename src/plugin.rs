@@ -1,0 +1,68 @@
+//! A plugin as it is registered: a name, and the versions of its component.
+
+use crate::func::{FuncRef, PluginName, Version};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// Versions kept of one plugin; registering one more than this drops the oldest that is not current.
+pub const VERSIONS_MAX: usize = 32;
+
+/// A registered plugin. The last version is the current one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plugin {
+    pub name: PluginName,
+    pub versions: Vec<PluginVersion>,
+}
+
+/// One component under a plugin's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PluginVersion {
+    /// SHA-256 of the component, lower-case hexadecimal.
+    pub digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Bytes.
+    pub size: u64,
+    pub added: DateTime<Utc>,
+    #[serde(flatten)]
+    pub interface: Interface,
+}
+
+/// What a component offers and what it asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Interface {
+    pub exports: Vec<Export>,
+    pub imports: Vec<Import>,
+}
+
+/// A function that a job can call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// As in a func: `greet`, `demo:pkg/greeter@1.0.0#greet`, or `run` of a command.
+    pub name: String,
+    /// In WIT: `func(name: string) -> result<string, string>`.
+    pub signature: String,
+}
+
+/// An interface that the component needs from its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    pub name: String,
+    /// In words: `clocks`, `standard output`.
+    pub asks_for: String,
+}
+
+impl Plugin {
+    pub fn current(&self) -> Option<&PluginVersion> {
+        self.versions.last()
+    }
+
+    /// The version that a func means.
+    pub fn version(&self, func: &FuncRef) -> Option<&PluginVersion> {
+        match &func.version {
+            None => self.current(),
+            Some(Version::Digest(prefix)) => self.versions.iter().rfind(|v| v.digest.starts_with(prefix)),
+            Some(Version::Label(label)) => self.versions.iter().rfind(|version| version.label.as_ref() == Some(label)),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! A run: one recorded execution for one fire time, and what became of it.
+
+use crate::func::FuncRef;
+use crate::job::{Alias, JobId};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fmt;
+use std::str::FromStr;
+use ulid::Ulid;
+
+/// Longest output that is stored, in bytes of JSON; more is cut with a mark.
+pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Longest error text that is stored, in bytes.
+pub const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// A run's id: a ULID, so that ids sort by the time they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub Ulid);
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = crate::invalid::Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ulid::from_str(text).map(RunId).map_err(|_| {
+            crate::invalid::Invalid::new("run id", text, "it is 26 letters and digits")
+                .hint("`sandclock run list` shows them")
+        })
+    }
+}
+
+/// claimed → running → ended. Every other step is illegal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Recorded as due; it may start now.
+    Claimed,
+    /// An executor has begun it.
+    Running,
+    /// It has its one outcome.
+    Ended,
+}
+
+/// Why a fire time did not become a run that started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    /// `max_instances` runs were still going.
+    MaxInstances,
+    /// One catch-up may start at most `max_catchup` runs.
+    CatchupLimit,
+    /// The job was paused.
+    Paused,
+}
+
+/// How a run ended. A guest's failure is data here, never a Rust error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    Succeeded {
+        /// The returned value as JSON; null where the export returns nothing.
+        value: Value,
+    },
+    /// The guest returned `err`, or its command exited with a failure.
+    Failed {
+        error: String,
+    },
+    Trapped {
+        /// `stack_overflow`, `unreachable`, `abi`, …
+        trap: String,
+        error: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        backtrace: Vec<String>,
+    },
+    OutOfFuel {
+        error: String,
+    },
+    OutOfMemory {
+        error: String,
+    },
+    TimedOut {
+        error: String,
+    },
+    /// The guest used something that was not granted.
+    Denied {
+        capability: String,
+        error: String,
+    },
+    Cancelled,
+    /// Its process died before the end was recorded.
+    Interrupted,
+    /// It could not start within `misfire_grace_time`.
+    Missed,
+    Skipped {
+        reason: SkipReason,
+    },
+    /// It could not be started as described: the plugin is gone, the arguments no longer fit.
+    Invalid {
+        error: String,
+    },
+    /// The host failed, not the guest.
+    Internal {
+        error: String,
+    },
+}
+
+/// The outcome without its data: what filters, retry policies and counters use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OutcomeKind {
+    Succeeded,
+    Failed,
+    Trapped,
+    OutOfFuel,
+    OutOfMemory,
+    TimedOut,
+    Denied,
+    Cancelled,
+    Interrupted,
+    Missed,
+    Skipped,
+    Invalid,
+    Internal,
+}
+
+impl OutcomeKind {
+    pub const ALL: [OutcomeKind; 13] = [
+        OutcomeKind::Succeeded,
+        OutcomeKind::Failed,
+        OutcomeKind::Trapped,
+        OutcomeKind::OutOfFuel,
+        OutcomeKind::OutOfMemory,
+        OutcomeKind::TimedOut,
+        OutcomeKind::Denied,
+        OutcomeKind::Cancelled,
+        OutcomeKind::Interrupted,
+        OutcomeKind::Missed,
+        OutcomeKind::Skipped,
+        OutcomeKind::Invalid,
+        OutcomeKind::Internal,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OutcomeKind::Succeeded => "succeeded",
+            OutcomeKind::Failed => "failed",
+            OutcomeKind::Trapped => "trapped",
+            OutcomeKind::OutOfFuel => "out_of_fuel",
+            OutcomeKind::OutOfMemory => "out_of_memory",
+            OutcomeKind::TimedOut => "timed_out",
+            OutcomeKind::Denied => "denied",
+            OutcomeKind::Cancelled => "cancelled",
+            OutcomeKind::Interrupted => "interrupted",
+            OutcomeKind::Missed => "missed",
+            OutcomeKind::Skipped => "skipped",
+            OutcomeKind::Invalid => "invalid",
+            OutcomeKind::Internal => "internal",
+        }
+    }
+
+    /// Whether a run that began ended without success: what raises JOB_ERROR and counts towards
+    /// `pause_after`.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, OutcomeKind::Succeeded | OutcomeKind::Missed | OutcomeKind::Skipped)
+    }
+}
+
+impl fmt::Display for OutcomeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for OutcomeKind {
+    type Err = crate::invalid::Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        OutcomeKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            let all: Vec<_> = OutcomeKind::ALL.iter().map(|kind| kind.as_str()).collect();
+            crate::invalid::Invalid::new("outcome", text, format!("it is one of {}", all.join(", ")))
+        })
+    }
+}
+
+impl Outcome {
+    pub fn kind(&self) -> OutcomeKind {
+        match self {
+            Outcome::Succeeded { .. } => OutcomeKind::Succeeded,
+            Outcome::Failed { .. } => OutcomeKind::Failed,
+            Outcome::Trapped { .. } => OutcomeKind::Trapped,
+            Outcome::OutOfFuel { .. } => OutcomeKind::OutOfFuel,
+            Outcome::OutOfMemory { .. } => OutcomeKind::OutOfMemory,
+            Outcome::TimedOut { .. } => OutcomeKind::TimedOut,
+            Outcome::Denied { .. } => OutcomeKind::Denied,
+            Outcome::Cancelled => OutcomeKind::Cancelled,
+            Outcome::Interrupted => OutcomeKind::Interrupted,
+            Outcome::Missed => OutcomeKind::Missed,
+            Outcome::Skipped { .. } => OutcomeKind::Skipped,
+            Outcome::Invalid { .. } => OutcomeKind::Invalid,
+            Outcome::Internal { .. } => OutcomeKind::Internal,
+        }
+    }
+
+    /// The error text, where the outcome has one.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Outcome::Failed { error }
+            | Outcome::Trapped { error, .. }
+            | Outcome::OutOfFuel { error }
+            | Outcome::OutOfMemory { error }
+            | Outcome::TimedOut { error }
+            | Outcome::Denied { error, .. }
+            | Outcome::Invalid { error }
+            | Outcome::Internal { error } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What one run used, as far as its executor can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel_used: Option<u64>,
+    /// Peak of linear memory summed over all memories, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak: Option<u64>,
+}
+
+/// What a run wrote, each stream cut at the job's output limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RunLogs {
+    #[serde(default)]
+    pub stdout: String,
+    #[serde(default)]
+    pub stderr: String,
+    /// Lines logged through `sandclock:plugin/log`.
+    #[serde(default)]
+    pub log: Vec<LogLine>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub level: LogLevel,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl RunLogs {
+    pub fn is_empty(&self) -> bool {
+        self.stdout.is_empty() && self.stderr.is_empty() && self.log.is_empty()
+    }
+}
+
+/// One run, as recorded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Run {
+    pub id: RunId,
+    pub job_id: JobId,
+    pub jobstore: Alias,
+    pub func: FuncRef,
+    /// SHA-256 of the component that ran; absent for native functions and runs that never started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin_digest: Option<String>,
+    /// The fire time that this run stands for.
+    pub scheduled_time: DateTime<Utc>,
+    /// How many further fire times it stands for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub coalesced: u64,
+    /// Asked for by a caller, not by the trigger.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub manual: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<DateTime<Utc>>,
+    pub attempt: u32,
+    pub node: String,
+    pub state: RunState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Whether stdout or stderr were kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_logs: bool,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Run {
+    /// Ends the run. An ended run keeps its first outcome.
+    pub fn end(&mut self, ended: DateTime<Utc>, outcome: Outcome) {
+        if self.state != RunState::Ended {
+            self.state = RunState::Ended;
+            self.ended = Some(ended);
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// Cuts what the guest chose the size of to what may be stored.
+    pub fn trim(&mut self) {
+        if let Some(Outcome::Succeeded { value }) = &mut self.outcome {
+            let text = value.to_string();
+            if text.len() > OUTPUT_BYTES_MAX {
+                let keep = text.floor_char_boundary(OUTPUT_BYTES_MAX / 4);
+                *value = serde_json::json!({ "cut": true, "bytes": text.len(), "beginning": text[..keep] });
+            }
+        }
+    }
+}
+
+/// `text` cut to `max` bytes at a character boundary, with a mark that says so.
+pub fn cut(text: &mut String, max: usize) {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+        text.push_str(" … [cut]");
+    }
+}

@@ -1,0 +1,107 @@
+//! Who hears of events. Publishing never waits for a listener: one that is slow loses the oldest
+//! events and is told how many.
+
+use crate::event::{Event, EventMask};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::task::JoinHandle;
+
+/// Events that a listener may lag behind before it loses some.
+pub const EVENTS_MAX: usize = 8192;
+
+pub struct Bus {
+    sender: broadcast::Sender<Arc<Event>>,
+    listeners: Mutex<Vec<(ListenerId, JoinHandle<()>)>>,
+}
+
+/// What [`add_listener`](crate::Scheduler::add_listener) gives, to remove it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerId(u64);
+
+/// What a subscriber receives.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    Event(Arc<Event>),
+    /// So many events were lost because the subscriber was slow. Stored ones can be read again with
+    /// [`list_events`](crate::store::JobStore::list_events).
+    Lagged(u64),
+}
+
+/// A stream of events from now on.
+pub struct Subscription {
+    receiver: broadcast::Receiver<Arc<Event>>,
+    mask: EventMask,
+}
+
+impl Subscription {
+    /// The next event of the mask; `None` when the scheduler is gone.
+    pub async fn next(&mut self) -> Option<Heard> {
+        loop {
+            match self.receiver.recv().await {
+                Ok(event) if self.mask.contains(event.kind) => return Some(Heard::Event(event)),
+                Ok(_) => {}
+                Err(RecvError::Lagged(lost)) => return Some(Heard::Lagged(lost)),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+impl Bus {
+    pub fn new() -> Self {
+        Bus { sender: broadcast::Sender::new(EVENTS_MAX), listeners: Mutex::default() }
+    }
+
+    pub fn publish(&self, events: Vec<Event>) {
+        if self.sender.receiver_count() > 0 {
+            for event in events {
+                // Nobody listening is no error.
+                let _ = self.sender.send(Arc::new(event));
+            }
+        }
+    }
+
+    pub fn subscribe(&self, mask: EventMask) -> Subscription {
+        Subscription { receiver: self.sender.subscribe(), mask }
+    }
+
+    /// Calls `listener` for each event of the mask, on a task of its own. One that panics is logged
+    /// and goes on hearing.
+    pub fn listen(&self, mask: EventMask, listener: impl Fn(&Event) + Send + 'static) -> ListenerId {
+        let mut subscription = self.subscribe(mask);
+        let task = tokio::spawn(async move {
+            while let Some(heard) = subscription.next().await {
+                match heard {
+                    Heard::Event(event) => {
+                        let call = AssertUnwindSafe(|| listener(&event));
+                        if std::panic::catch_unwind(call).is_err() {
+                            tracing::error!(seq = event.seq, kind = %event.kind, "a listener panicked");
+                        }
+                    }
+                    Heard::Lagged(lost) => tracing::warn!(lost, "a listener is slow and lost events"),
+                }
+            }
+        });
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = ListenerId(listeners.last().map_or(1, |(ListenerId(last), _)| last + 1));
+        listeners.push((id, task));
+        id
+    }
+
+    /// False if there is no such listener.
+    pub fn unlisten(&self, id: ListenerId) -> bool {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = listeners.iter().position(|(known, _)| *known == id) else { return false };
+        listeners.remove(at).1.abort();
+        true
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        for (_, task) in self.listeners.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The loop of one job store: gather what ended and what callers ask for, take a turn, tell the
+//! callers, publish the events, start what was claimed, sleep until something is due.
+
+use super::{Phase, Shared};
+use crate::error::{Error, Result};
+use crate::event::{Event, EventKind};
+use crate::executor::{Began, Executor, Report};
+use crate::job::Alias;
+use crate::run::{Outcome, RunId};
+use crate::store::{Change, Claim, Claimed, Finished, JobStore, Reply, Started, TURN_RUNS_MAX, Turn, Turned};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
+use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Changes that may wait for a turn; a caller beyond that is told to try again.
+pub const CHANGES_MAX: usize = 1024;
+/// Changes that one turn applies.
+const TURN_CHANGES_MAX: usize = 256;
+/// How long a store that failed is left alone.
+const RETRY: TimeDelta = TimeDelta::seconds(10);
+/// How long the news that a run has begun waits for company before it costs a commit of its own.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// A change and who waits for its answer.
+pub struct Request {
+    pub change: Change,
+    pub reply: oneshot::Sender<Result<Reply>>,
+}
+
+/// What running runs tell their dispatcher. Each run sends two of these and holds a slot until the
+/// second is received, so the channel holds at most twice as many as there are slots.
+enum News {
+    Started(Started),
+    Ended(Box<Finished>, OwnedSemaphorePermit),
+}
+
+/// The runs of one store that go on, to be cancelled.
+pub type Running = Arc<Mutex<HashMap<RunId, CancellationToken>>>;
+
+pub struct Dispatcher {
+    pub alias: Alias,
+    pub store: Arc<dyn JobStore>,
+    pub shared: Arc<Shared>,
+    pub running: Running,
+    /// Raised when the store is removed or the scheduler shuts down.
+    pub stop: CancellationToken,
+}
+
+/// What waits for the next turn.
+#[derive(Default)]
+struct Gathered {
+    started: Vec<Started>,
+    finished: Vec<Finished>,
+    requests: Vec<Request>,
+}
+
+impl Gathered {
+    fn take(&mut self, news: News) {
+        match news {
+            News::Started(started) => self.started.push(started),
+            // The slot is free for this very turn.
+            News::Ended(finished, _slot) => self.finished.push(*finished),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.started.is_empty() && self.finished.is_empty() && self.requests.is_empty()
+    }
+}
+
+/// The slots in hand during one turn.
+type Slots = BTreeMap<Alias, (Arc<dyn Executor>, Vec<OwnedSemaphorePermit>)>;
+
+impl Dispatcher {
+    pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
+        let shared = self.shared.clone();
+        let (tell, mut news) = mpsc::unbounded_channel();
+        let mut gathered = Gathered::default();
+        let mut phase = self.shared.phase.subscribe();
+        loop {
+            drain(&mut gathered, &mut requests, &mut news);
+            let stopping = self.stop.is_cancelled();
+            if stopping && gathered.is_empty() && self.is_idle() {
+                return;
+            }
+            let (freed, woken) = (shared.freed.notified(), shared.wake.notified());
+            let now = self.shared.clock.now();
+            let claim = match *phase.borrow_and_update() {
+                _ if stopping => Claim::Nothing,
+                Phase::Running => Claim::Due,
+                Phase::Paused => Claim::Manual,
+                Phase::Stopped => Claim::Nothing,
+            };
+            let turned = match self.turn(now, claim, &mut gathered, &tell).await {
+                Ok(turned) => turned,
+                Err(error) => {
+                    self.store_failed(now, &error);
+                    tokio::select! {
+                        () = self.sleep_until(Some(now + RETRY)) => {}
+                        () = self.stop.cancelled(), if !stopping => {}
+                    }
+                    if stopping {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let due_now = turned.next_due.is_some_and(|due| due <= self.shared.clock.now());
+            if due_now && claim == Claim::Due {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            tokio::select! {
+                Some(first) = news.recv() => {
+                    let lonely = matches!(first, News::Started(_));
+                    gathered.take(first);
+                    if lonely {
+                        linger(&mut gathered, &mut requests, &mut news).await;
+                    }
+                }
+                Some(request) = requests.recv() => gathered.requests.push(request),
+                () = self.sleep_until(turned.next_due) => {}
+                () = freed, if turned.starved => {}
+                _ = phase.changed() => {}
+                () = woken => {}
+                () = self.stop.cancelled(), if !stopping => {}
+            }
+        }
+    }
+
+    async fn sleep_until(&self, due: Option<DateTime<Utc>>) {
+        match due {
+            Some(due) => self.shared.clock.sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    async fn turn(
+        &self,
+        now: DateTime<Utc>,
+        claim: Claim,
+        gathered: &mut Gathered,
+        tell: &mpsc::UnboundedSender<News>,
+    ) -> Result<Turned> {
+        let Gathered { started, finished, requests } = std::mem::take(gathered);
+        let (changes, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|r| (r.change, r.reply)).unzip();
+        let mut slots = if claim == Claim::Nothing { Slots::new() } else { self.take_slots() };
+        let turn = Turn {
+            now,
+            started: started.clone(),
+            finished: finished.clone(),
+            changes,
+            claim,
+            slots: slots.iter().map(|(alias, (_, permits))| (alias.clone(), permits.len())).collect(),
+        };
+        let mut turned = match self.store.turn(turn).await {
+            Ok(turned) => turned,
+            Err(error) => {
+                for reply in replies {
+                    let told = Error::StoreFailed { what: error.chain(), source: None };
+                    let _ = reply.send(Err(told));
+                }
+                // What ended has ended; it is recorded when the store is back.
+                (gathered.started, gathered.finished) = (started, finished);
+                return Err(error);
+            }
+        };
+        self.forget(finished.iter().map(|finished| finished.run));
+        self.shared.bus.publish(std::mem::take(&mut turned.events));
+        for (reply, answer) in replies.into_iter().zip(turned.replies.drain(..)) {
+            // A caller that went away does not undo the change.
+            let _ = reply.send(answer);
+        }
+        for claimed in turned.claimed.drain(..) {
+            let alias = &claimed.job.executor;
+            if let Some((executor, permits)) = slots.get_mut(alias)
+                && let Some(permit) = permits.pop()
+            {
+                let executor = executor.clone();
+                self.start(executor, claimed, permit, tell.clone());
+            }
+        }
+        for run in &turned.cancel {
+            self.cancel(*run);
+        }
+        let left: usize = slots.values().map(|(_, permits)| permits.len()).sum();
+        drop(slots);
+        if left > 0 {
+            self.shared.freed.notify_waiters();
+        }
+        Ok(turned)
+    }
+
+    /// All free slots of all executors; other stores wait for what this turn does not use.
+    fn take_slots(&self) -> Slots {
+        let executors = self.shared.executors.lock().unwrap_or_else(PoisonError::into_inner);
+        let take = |slots: &Arc<Semaphore>| {
+            let take = |_| slots.clone().try_acquire_owned().ok();
+            (0..TURN_RUNS_MAX).map_while(take).collect()
+        };
+        executors.iter().map(|(alias, entry)| (alias.clone(), (entry.executor.clone(), take(&entry.slots)))).collect()
+    }
+
+    fn start(
+        &self,
+        executor: Arc<dyn Executor>,
+        claimed: Claimed,
+        permit: OwnedSemaphorePermit,
+        tell: mpsc::UnboundedSender<News>,
+    ) {
+        let run = claimed.run.id;
+        let cancel = CancellationToken::new();
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run, cancel.clone());
+        let clock = self.shared.clock.clone();
+        let news = tell.clone();
+        // The dispatcher outlives its runs, so its ear is open.
+        let began = Began::new(move |at| drop(news.send(News::Started(Started { run, at }))));
+        tokio::spawn(async move {
+            let execute = AssertUnwindSafe(executor.execute(claimed, began, cancel));
+            let report = execute.catch_unwind().await.unwrap_or_else(|_| {
+                Report::not_started(clock.now(), Outcome::Internal { error: "the executor panicked".into() })
+            });
+            let Report { started, ended, outcome, usage, plugin_digest, logs } = report;
+            let finished = Finished { run, started, ended, outcome, usage, plugin_digest, logs };
+            let _ = tell.send(News::Ended(Box::new(finished), permit));
+        });
+    }
+
+    fn cancel(&self, run: RunId) {
+        if let Some(token) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&run) {
+            token.cancel();
+        }
+    }
+
+    fn forget(&self, runs: impl Iterator<Item = RunId>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for run in runs {
+            running.remove(&run);
+        }
+    }
+
+    fn store_failed(&self, now: DateTime<Utc>, error: &Error) {
+        tracing::error!(jobstore = %self.alias, error = error.chain(), "the job store failed; trying again in 10 s");
+        let event = Event::new(EventKind::StoreError, now, self.alias.clone()).detail(error.chain());
+        self.shared.bus.publish(vec![event]);
+    }
+}
+
+fn drain(gathered: &mut Gathered, requests: &mut mpsc::Receiver<Request>, news: &mut mpsc::UnboundedReceiver<News>) {
+    while let Ok(item) = news.try_recv() {
+        gathered.take(item);
+    }
+    while gathered.requests.len() < TURN_CHANGES_MAX {
+        let Ok(request) = requests.try_recv() else { break };
+        gathered.requests.push(request);
+    }
+}
+
+/// Only the start of a run is known: see whether its end, or anything else, follows at once.
+async fn linger(
+    gathered: &mut Gathered,
+    requests: &mut mpsc::Receiver<Request>,
+    news: &mut mpsc::UnboundedReceiver<News>,
+) {
+    let until = tokio::time::Instant::now() + LINGER;
+    loop {
+        tokio::select! {
+            biased;
+            Some(item) = news.recv() => {
+                let ended = matches!(item, News::Ended(..));
+                gathered.take(item);
+                if ended {
+                    return;
+                }
+            }
+            Some(request) = requests.recv() => return gathered.requests.push(request),
+            () = tokio::time::sleep_until(until) => return,
+        }
+    }
+}

@@ -1,0 +1,607 @@
+//! The scheduler: the handle with its verbs, and one dispatch loop for each job store.
+//!
+//! It names neither wasmtime nor any database. What it knows are the traits of floor 1:
+//! [`JobStore`], [`Executor`] and [`Clock`].
+
+mod background;
+mod bus;
+mod dispatch;
+
+pub use background::BackgroundScheduler;
+pub use bus::{EVENTS_MAX, Heard, ListenerId, Subscription};
+pub use dispatch::CHANGES_MAX;
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, Result};
+use crate::event::{Event, EventKind, EventMask};
+use crate::executor::Executor;
+use crate::func::PluginName;
+use crate::job::{Alias, Job, JobId, Status};
+use crate::run::{Run, RunId, RunLogs, RunState};
+use crate::store::{Change, Conflict, Counts, JobEntry, JobFilter, JobStore, List, Page, Reply, RunFilter};
+use crate::trigger::Trigger;
+use bus::Bus;
+use chrono::TimeDelta;
+use dispatch::{Dispatcher, Request, Running};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What the scheduler is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing starts; jobs can be changed.
+    Stopped,
+    /// What is due starts.
+    Running,
+    /// Only runs that a caller asks for start.
+    Paused,
+}
+
+/// A handle on a scheduler; clones are the same scheduler. Its methods must be called on a tokio
+/// runtime; for programs without one there is [`BackgroundScheduler`].
+#[derive(Clone)]
+pub struct Scheduler(Arc<Shared>);
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    phase: watch::Sender<Phase>,
+    executors: Mutex<BTreeMap<Alias, ExecutorEntry>>,
+    stores: Mutex<BTreeMap<Alias, StoreEntry>>,
+    bus: Bus,
+    /// Slots were given back by one store's loop that another's may wait for.
+    freed: Notify,
+    wake: Notify,
+}
+
+#[derive(Clone)]
+struct ExecutorEntry {
+    executor: Arc<dyn Executor>,
+    slots: Arc<Semaphore>,
+}
+
+struct StoreEntry {
+    store: Arc<dyn JobStore>,
+    requests: mpsc::Sender<Request>,
+    running: Running,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+/// How a job is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddOptions {
+    pub conflict: Conflict,
+    pub paused: bool,
+}
+
+impl AddOptions {
+    /// Takes the place of a job with the same id; its running runs go on.
+    #[must_use]
+    pub fn replace_existing(self) -> Self {
+        AddOptions { conflict: Conflict::Replace, ..self }
+    }
+
+    /// Leaves a job with the same id as it is.
+    #[must_use]
+    pub fn keep_existing(self) -> Self {
+        AddOptions { conflict: Conflict::Keep, ..self }
+    }
+
+    #[must_use]
+    pub fn paused(self) -> Self {
+        AddOptions { paused: true, ..self }
+    }
+}
+
+/// Whether shutting down waits for runs that go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// Waits so long, then cancels them.
+    For(Duration),
+    /// Cancels them at once.
+    Cancel,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Scheduler::new(Arc::new(SystemClock))
+    }
+}
+
+impl Scheduler {
+    /// A stopped scheduler without job stores and executors.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Scheduler(Arc::new(Shared {
+            clock,
+            phase: watch::Sender::new(Phase::Stopped),
+            executors: Mutex::default(),
+            stores: Mutex::default(),
+            bus: Bus::new(),
+            freed: Notify::new(),
+            wake: Notify::new(),
+        }))
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.0.phase.borrow()
+    }
+
+    // --- life ---
+
+    /// Starts firing. Jobs that were quarantined are looked at again.
+    pub async fn start(&self) -> Result<()> {
+        self.enter(Phase::Running).await
+    }
+
+    /// Starts without firing: only runs that callers ask for start, until [`Scheduler::resume`].
+    pub async fn start_paused(&self) -> Result<()> {
+        self.enter(Phase::Paused).await
+    }
+
+    async fn enter(&self, phase: Phase) -> Result<()> {
+        if self.phase() != Phase::Stopped {
+            return Err(Error::AlreadyRunning);
+        }
+        self.store_event(EventKind::SchedulerStarted, None).await?;
+        self.release_mended(&JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() }).await?;
+        self.0.phase.send_replace(phase);
+        Ok(())
+    }
+
+    /// Stops firing; runs that go on are untouched.
+    pub async fn pause(&self) -> Result<()> {
+        self.shift(Phase::Running, Phase::Paused, EventKind::SchedulerPaused).await
+    }
+
+    /// Fires again; what was due meanwhile is a misfire question of each job.
+    pub async fn resume(&self) -> Result<()> {
+        self.shift(Phase::Paused, Phase::Running, EventKind::SchedulerResumed).await
+    }
+
+    async fn shift(&self, from: Phase, to: Phase, kind: EventKind) -> Result<()> {
+        match self.phase() {
+            Phase::Stopped => Err(Error::NotRunning),
+            phase if phase == from => {
+                self.0.phase.send_replace(to);
+                self.record(kind, None).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has every loop look at its store now.
+    pub fn wakeup(&self) {
+        self.0.wake.notify_waiters();
+    }
+
+    /// Stops claiming, lets runs end as `drain` says, records what became of each, and closes the
+    /// stores.
+    pub async fn shutdown(&self, drain: Drain) -> Result<()> {
+        if self.phase() != Phase::Stopped {
+            self.record(EventKind::SchedulerShutdown, None).await?;
+            self.0.phase.send_replace(Phase::Stopped);
+        }
+        let aliases: Vec<Alias> = self.stores().keys().cloned().collect();
+        let mut stores = Vec::new();
+        for alias in aliases {
+            stores.extend(self.stores().remove(&alias));
+        }
+        for entry in &stores {
+            entry.stop.cancel();
+        }
+        if let Drain::For(grace) = drain {
+            let ended = futures::future::join_all(stores.iter_mut().filter_map(|entry| entry.task.as_mut()));
+            if tokio::time::timeout(grace, ended).await.is_ok() {
+                for entry in &mut stores {
+                    entry.task = None;
+                }
+            }
+        }
+        for entry in &mut stores {
+            entry.finish().await?;
+        }
+        let executors = std::mem::take(&mut *lock(&self.0.executors));
+        for (_, entry) in executors {
+            entry.executor.shutdown().await;
+        }
+        Ok(())
+    }
+
+    // --- executors and job stores ---
+
+    /// Adds an executor under an alias. Jobs that were quarantined for lack of it come back.
+    pub async fn add_executor(&self, alias: Alias, executor: Arc<dyn Executor>) -> Result<()> {
+        let slots = Arc::new(Semaphore::new(executor.slots()));
+        {
+            let mut executors = lock(&self.0.executors);
+            if executors.contains_key(&alias) {
+                return Err(Error::AliasTaken(alias));
+            }
+            executors.insert(alias.clone(), ExecutorEntry { executor, slots });
+        }
+        self.record(EventKind::ExecutorAdded, Some(alias.to_string())).await?;
+        self.release_mended(&JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() }).await?;
+        self.wakeup();
+        Ok(())
+    }
+
+    /// Removes an executor; runs that go on in it end there. Its jobs are quarantined when due.
+    pub async fn remove_executor(&self, alias: &Alias) -> Result<()> {
+        self.executor(alias)?;
+        lock(&self.0.executors).remove(alias);
+        self.record(EventKind::ExecutorRemoved, Some(alias.to_string())).await
+    }
+
+    /// Adds a job store under an alias and starts its loop.
+    pub async fn add_jobstore(&self, alias: Alias, store: Arc<dyn JobStore>) -> Result<()> {
+        let (requests, receiver) = mpsc::channel(CHANGES_MAX);
+        let (running, stop) = (Running::default(), CancellationToken::new());
+        {
+            let mut stores = self.stores();
+            if stores.contains_key(&alias) {
+                return Err(Error::AliasTaken(alias));
+            }
+            let dispatcher = Dispatcher {
+                alias: alias.clone(),
+                store: store.clone(),
+                shared: self.0.clone(),
+                running: running.clone(),
+                stop: stop.clone(),
+            };
+            let task = Some(tokio::spawn(dispatcher.run(receiver)));
+            stores.insert(alias.clone(), StoreEntry { store, requests, running, stop, task });
+        }
+        self.record(EventKind::JobstoreAdded, Some(alias.to_string())).await
+    }
+
+    /// Removes a job store: its runs are cancelled, it is closed, its jobs stay in it.
+    pub async fn remove_jobstore(&self, alias: &Alias) -> Result<()> {
+        let entry = self.stores().remove(alias);
+        let Some(mut entry) = entry else { return Err(self.no_jobstore(alias)) };
+        entry.finish().await?;
+        self.record(EventKind::JobstoreRemoved, Some(alias.to_string())).await
+    }
+
+    // --- jobs ---
+
+    /// Adds a job, checked as a whole first: its own rules, its executor, its function and arguments.
+    pub async fn add_job(&self, job: Job, options: AddOptions) -> Result<JobEntry> {
+        self.check(&job).await?;
+        let store = job.jobstore.clone();
+        let change = Change::Add { job: Box::new(job), paused: options.paused, conflict: options.conflict };
+        self.change_job(&store, change).await
+    }
+
+    /// Changes a job: all of it is checked, then all of it applies, or nothing. A changed trigger
+    /// recomputes the next run time. The id and the job store stay.
+    pub async fn modify_job(&self, id: &JobId, change: impl Fn(&mut Job)) -> Result<JobEntry> {
+        loop {
+            let entry = self.get_job(id).await?;
+            let base = entry.job.ok_or_else(|| Error::JobNotFound(id.clone()))?;
+            let mut job = (*base).clone();
+            change(&mut job);
+            (job.id, job.jobstore) = (base.id.clone(), base.jobstore.clone());
+            self.check(&job).await?;
+            let store = base.jobstore.clone();
+            match self.change_job(&store, Change::Modify { base, job: Box::new(job) }).await {
+                // Somebody else was faster: apply the change to what is there now.
+                Err(Error::JobChanged(_)) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Gives a job another trigger.
+    pub async fn reschedule_job(&self, id: &JobId, trigger: Trigger) -> Result<JobEntry> {
+        self.modify_job(id, |job| job.trigger = trigger.clone()).await
+    }
+
+    pub async fn pause_job(&self, id: &JobId) -> Result<JobEntry> {
+        let store = self.store_of(id).await?;
+        self.change_job(&store, Change::Pause { id: id.clone() }).await
+    }
+
+    /// Fire times that the pause passed over are recorded as skipped, the next one is ahead.
+    pub async fn resume_job(&self, id: &JobId) -> Result<JobEntry> {
+        let store = self.store_of(id).await?;
+        self.change_job(&store, Change::Resume { id: id.clone() }).await
+    }
+
+    /// No further runs; runs that go on end, and then the job is gone.
+    pub async fn remove_job(&self, id: &JobId) -> Result<()> {
+        let store = self.store_of(id).await?;
+        self.change(&store, Change::Remove { id: id.clone() }).await.map(|_| ())
+    }
+
+    /// Removes the jobs of one store.
+    pub async fn remove_all_jobs(&self, store: &Alias) -> Result<()> {
+        self.change(store, Change::RemoveAll).await.map(|_| ())
+    }
+
+    /// Asks for one run now, whatever the trigger says. It starts when a slot is free and fewer than
+    /// `max_instances` runs go on.
+    pub async fn run_job(&self, id: &JobId) -> Result<RunId> {
+        let store = self.store_of(id).await?;
+        match self.change(&store, Change::Run { id: id.clone() }).await? {
+            Reply::Run(run) => Ok(run),
+            Reply::Job(_) | Reply::Done => Err(Error::JobNotFound(id.clone())),
+        }
+    }
+
+    pub async fn get_job(&self, id: &JobId) -> Result<JobEntry> {
+        for store in self.all_stores() {
+            if let Some(entry) = store.get_job(id).await? {
+                return Ok(entry);
+            }
+        }
+        Err(Error::JobNotFound(id.clone()))
+    }
+
+    /// Jobs of one store, by id.
+    pub async fn list_jobs(&self, store: &Alias, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>> {
+        self.store(store)?.list_jobs(filter, page).await
+    }
+
+    // --- runs ---
+
+    pub async fn get_run(&self, id: RunId) -> Result<Run> {
+        for store in self.all_stores() {
+            if let Some(run) = store.get_run(id).await? {
+                return Ok(run);
+            }
+        }
+        Err(Error::RunNotFound(id))
+    }
+
+    /// Runs of one store, newest first.
+    pub async fn list_runs(&self, store: &Alias, filter: &RunFilter, page: &Page) -> Result<List<Run>> {
+        self.store(store)?.list_runs(filter, page).await
+    }
+
+    pub async fn get_logs(&self, id: RunId) -> Result<RunLogs> {
+        for store in self.all_stores() {
+            if let Some(logs) = store.get_logs(id).await? {
+                return Ok(logs);
+            }
+        }
+        // A run that goes on has written nothing that could be shown yet.
+        self.get_run(id).await.map(|_| RunLogs::default())
+    }
+
+    /// Makes a run end; its outcome is `cancelled` unless it ended by itself first.
+    pub async fn cancel_run(&self, id: RunId) -> Result<()> {
+        let tokens = self.stores().values().find_map(|entry| lock(&entry.running).get(&id).cloned());
+        match tokens {
+            Some(token) => token.cancel(),
+            None => {
+                self.get_run(id).await?;
+                return Err(Error::RunEnded(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a run has ended. The run may not have been claimed yet.
+    pub async fn wait_run(&self, id: RunId) -> Result<Run> {
+        let mut events = self.subscribe(EventKind::JobExecuted | EventKind::JobError);
+        loop {
+            match self.get_run(id).await {
+                Ok(run) if run.state == RunState::Ended => return Ok(run),
+                Ok(_) | Err(Error::RunNotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+            loop {
+                match events.next().await {
+                    Some(Heard::Event(event)) if event.run_id == Some(id) => break,
+                    Some(Heard::Event(_)) => {}
+                    Some(Heard::Lagged(_)) => break,
+                    None => return Err(Error::NotRunning),
+                }
+            }
+        }
+    }
+
+    // --- events ---
+
+    /// Calls `listener` for each event of the mask, after the commit that the event reports.
+    pub fn add_listener(&self, mask: impl Into<EventMask>, listener: impl Fn(&Event) + Send + 'static) -> ListenerId {
+        self.0.bus.listen(mask.into(), listener)
+    }
+
+    /// False if there is no such listener.
+    pub fn remove_listener(&self, id: ListenerId) -> bool {
+        self.0.bus.unlisten(id)
+    }
+
+    pub fn subscribe(&self, mask: impl Into<EventMask>) -> Subscription {
+        self.0.bus.subscribe(mask.into())
+    }
+
+    /// Stored events of one store after a sequence number.
+    pub async fn list_events(&self, store: &Alias, since: u64, limit: usize) -> Result<Vec<Event>> {
+        self.store(store)?.list_events(since, limit).await
+    }
+
+    pub async fn counts(&self, store: &Alias) -> Result<Counts> {
+        self.store(store)?.counts().await
+    }
+
+    // --- plugins ---
+
+    /// A plugin was added or has another current version: jobs that no longer fit it are
+    /// quarantined, quarantined ones that fit it come back. Says how many of each.
+    pub async fn plugin_added(&self, name: &PluginName, digest: &str) -> Result<(usize, usize)> {
+        self.store_event(EventKind::PluginAdded, Some(format!("{name} {digest}"))).await?;
+        self.release_mended(&JobFilter { module: Some(name.clone()), ..JobFilter::default() }).await
+    }
+
+    pub async fn plugin_removed(&self, name: &PluginName) -> Result<()> {
+        self.store_event(EventKind::PluginRemoved, Some(name.to_string())).await
+    }
+
+    /// Checks the jobs of a filter against their executors again.
+    async fn release_mended(&self, filter: &JobFilter) -> Result<(usize, usize)> {
+        let (mut quarantined, mut released) = (0, 0);
+        let stores: Vec<(Alias, Arc<dyn JobStore>)> =
+            self.stores().iter().map(|(alias, entry)| (alias.clone(), entry.store.clone())).collect();
+        for (alias, store) in stores {
+            let mut page = Page { after: None, limit: crate::store::PAGE_MAX };
+            loop {
+                let list = store.list_jobs(filter, &page).await?;
+                for entry in list.items {
+                    let Some(job) = entry.job else { continue };
+                    let was = entry.state.quarantine.is_some();
+                    match self.check(&job).await {
+                        Ok(()) if was => {
+                            self.change(&alias, Change::Release { id: entry.id }).await?;
+                            released += 1;
+                        }
+                        Err(error) if !was && !error.is_host() => {
+                            let reason = error.to_string();
+                            self.change(&alias, Change::Quarantine { id: entry.id, reason }).await?;
+                            quarantined += 1;
+                        }
+                        _ => {}
+                    }
+                }
+                page.after = list.next;
+                if page.after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok((quarantined, released))
+    }
+
+    // --- inside ---
+
+    /// Everything about a job that must hold before a store sees it.
+    async fn check(&self, job: &Job) -> Result<()> {
+        job.validate()?;
+        job.trigger.validate()?;
+        self.store(&job.jobstore)?;
+        self.executor(&job.executor)?.check(job).await
+    }
+
+    fn executor(&self, alias: &Alias) -> Result<Arc<dyn Executor>> {
+        let executors = lock(&self.0.executors);
+        executors
+            .get(alias)
+            .map(|entry| entry.executor.clone())
+            .ok_or_else(|| Error::ExecutorNotFound { alias: alias.clone(), available: names(executors.keys()) })
+    }
+
+    fn store(&self, alias: &Alias) -> Result<Arc<dyn JobStore>> {
+        let found = self.stores().get(alias).map(|entry| entry.store.clone());
+        found.ok_or_else(|| self.no_jobstore(alias))
+    }
+
+    fn no_jobstore(&self, alias: &Alias) -> Error {
+        Error::JobstoreNotFound { alias: alias.clone(), available: names(self.stores().keys()) }
+    }
+
+    fn stores(&self) -> std::sync::MutexGuard<'_, BTreeMap<Alias, StoreEntry>> {
+        lock(&self.0.stores)
+    }
+
+    fn all_stores(&self) -> Vec<Arc<dyn JobStore>> {
+        self.stores().values().map(|entry| entry.store.clone()).collect()
+    }
+
+    async fn store_of(&self, id: &JobId) -> Result<Alias> {
+        let stores: Vec<_> = self.stores().iter().map(|(alias, entry)| (alias.clone(), entry.store.clone())).collect();
+        for (alias, store) in stores {
+            if store.get_job(id).await?.is_some() {
+                return Ok(alias);
+            }
+        }
+        Err(Error::JobNotFound(id.clone()))
+    }
+
+    async fn change_job(&self, store: &Alias, change: Change) -> Result<JobEntry> {
+        match self.change(store, change).await? {
+            Reply::Job(entry) => Ok(*entry),
+            Reply::Run(_) | Reply::Done => Err(Error::NotRunning),
+        }
+    }
+
+    /// Hands a change to the store's loop and waits for its commit.
+    async fn change(&self, store: &Alias, change: Change) -> Result<Reply> {
+        let requests = self.stores().get(store).map(|entry| entry.requests.clone());
+        let requests = requests.ok_or_else(|| self.no_jobstore(store))?;
+        let (reply, answer) = oneshot::channel();
+        requests.try_send(Request { change, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy { max: CHANGES_MAX },
+            mpsc::error::TrySendError::Closed(_) => Error::NotRunning,
+        })?;
+        answer.await.unwrap_or(Err(Error::NotRunning))
+    }
+
+    /// Tells of something about the scheduler as a whole: stored while it runs, so that opening a
+    /// store for a moment leaves no trace in it.
+    async fn record(&self, kind: EventKind, detail: Option<String>) -> Result<()> {
+        if self.phase() != Phase::Stopped {
+            return self.store_event(kind, detail).await;
+        }
+        let mut event = Event::new(kind, self.0.clock.now(), Alias::default());
+        event.detail = detail;
+        self.0.bus.publish(vec![event]);
+        Ok(())
+    }
+
+    /// Records an event that is about no run, in the default store or the first there is.
+    async fn store_event(&self, kind: EventKind, detail: Option<String>) -> Result<()> {
+        let alias = {
+            let stores = self.stores();
+            let default = Alias::default();
+            if stores.contains_key(&default) { Some(default) } else { stores.keys().next().cloned() }
+        };
+        let mut event = Event::new(kind, self.0.clock.now(), alias.clone().unwrap_or_default());
+        event.detail = detail;
+        match alias {
+            Some(alias) => self.change(&alias, Change::Record { event: Box::new(event) }).await.map(|_| ()),
+            None => {
+                self.0.bus.publish(vec![event]);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl StoreEntry {
+    /// Ends the loop, cancelling what still runs, and closes the store.
+    async fn finish(&mut self) -> Result<()> {
+        self.stop.cancel();
+        for token in lock(&self.running).values() {
+            token.cancel();
+        }
+        if let Some(task) = self.task.take() {
+            // The loop ends when its runs have; an executor keeps its promise to return soon.
+            let _ = task.await;
+        }
+        self.store.close().await
+    }
+}
+
+fn names<'a>(aliases: impl Iterator<Item = &'a Alias>) -> String {
+    let names: Vec<String> = aliases.map(|alias| format!("`{alias}`")).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The time since a run should have started.
+pub fn lateness(run: &Run) -> Option<TimeDelta> {
+    run.started.map(|started| started - run.scheduled_time)
+}

@@ -1,0 +1,200 @@
+//! Stores that forget everything with the process: for tests, and for embedders who need no more.
+
+use super::table::Table;
+use super::{
+    Counts, JobEntry, JobFilter, JobStore, List, Page, PluginStore, Retention, RunFilter, Turn, Turned, closed,
+};
+use crate::error::Result;
+use crate::event::Event;
+use crate::func::PluginName;
+use crate::job::{Alias, JobId};
+use crate::plugin::Plugin;
+use crate::run::{Run, RunId, RunLogs};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A job store in memory.
+pub struct MemoryStore(Mutex<Inner>);
+
+struct Inner {
+    table: Table,
+    retention: Retention,
+    runs: BTreeMap<RunId, (Run, RunLogs)>,
+    by_job: HashMap<JobId, VecDeque<RunId>>,
+    events: VecDeque<Event>,
+    closed: bool,
+}
+
+impl MemoryStore {
+    pub fn new(alias: Alias, node: impl Into<String>) -> Self {
+        MemoryStore::with_retention(alias, node, Retention::default())
+    }
+
+    pub fn with_retention(alias: Alias, node: impl Into<String>, retention: Retention) -> Self {
+        MemoryStore(Mutex::new(Inner {
+            table: Table::new(alias, node.into(), super::entropy()),
+            retention,
+            runs: BTreeMap::new(),
+            by_job: HashMap::new(),
+            events: VecDeque::new(),
+            closed: false,
+        }))
+    }
+
+    fn inner(&self) -> Result<MutexGuard<'_, Inner>> {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.closed { Err(closed()) } else { Ok(inner) }
+    }
+}
+
+impl Inner {
+    fn keep(&mut self, run: Run, logs: RunLogs) {
+        let of_job = self.by_job.entry(run.job_id.clone()).or_default();
+        of_job.push_back(run.id);
+        if of_job.len() > self.retention.runs_per_job
+            && let Some(oldest) = of_job.pop_front()
+        {
+            self.runs.remove(&oldest);
+        }
+        self.runs.insert(run.id, (run, logs));
+    }
+
+    /// A run's id says when it was claimed.
+    fn prune_age(&mut self, now: DateTime<Utc>) {
+        let oldest = (now - self.retention.age).timestamp_millis().max(0) as u64;
+        while let Some(entry) = self.runs.first_entry().filter(|entry| entry.key().0.timestamp_ms() < oldest) {
+            let (id, (run, _)) = entry.remove_entry();
+            if let Some(of_job) = self.by_job.get_mut(&run.job_id) {
+                of_job.retain(|kept| *kept != id);
+                if of_job.is_empty() {
+                    self.by_job.remove(&run.job_id);
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl JobStore for MemoryStore {
+    async fn turn(&self, turn: Turn) -> Result<Turned> {
+        let mut inner = self.inner()?;
+        let now = turn.now;
+        let (turned, delta) = inner.table.turn(turn);
+        for (run, logs) in delta.ended {
+            inner.keep(run, logs);
+        }
+        inner.prune_age(now);
+        inner.events.extend(delta.events);
+        let over = inner.events.len().saturating_sub(inner.retention.events);
+        inner.events.drain(..over);
+        Ok(turned)
+    }
+
+    async fn get_job(&self, id: &JobId) -> Result<Option<JobEntry>> {
+        Ok(self.inner()?.table.get(id))
+    }
+
+    async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>> {
+        let inner = self.inner()?;
+        let matching = inner.table.entries(page.after.as_deref()).filter(|entry| filter.matches(entry));
+        Ok(List::page(matching, page.limit, |entry| entry.id.to_string()))
+    }
+
+    async fn get_run(&self, id: RunId) -> Result<Option<Run>> {
+        let inner = self.inner()?;
+        let kept = || inner.runs.get(&id).map(|(run, _)| run);
+        Ok(inner.table.live().get(&id).or_else(kept).cloned())
+    }
+
+    async fn list_runs(&self, filter: &RunFilter, page: &Page) -> Result<List<Run>> {
+        let inner = self.inner()?;
+        let before = super::before(page);
+        let mut live: Vec<&Run> = inner.table.live().values().collect();
+        live.sort_by_key(|run| std::cmp::Reverse(run.id));
+        let kept = inner.runs.values().rev().map(|(run, _)| run);
+        let matching = super::merged(live.into_iter(), kept, |run| run.id)
+            .filter(|run| before.is_none_or(|before| run.id < before) && filter.matches(run))
+            .cloned();
+        Ok(List::page(matching, page.limit, |run| run.id.to_string()))
+    }
+
+    async fn get_logs(&self, id: RunId) -> Result<Option<RunLogs>> {
+        Ok(self.inner()?.runs.get(&id).map(|(_, logs)| logs.clone()))
+    }
+
+    async fn list_events(&self, since: u64, limit: usize) -> Result<Vec<Event>> {
+        let inner = self.inner()?;
+        let from = inner.events.partition_point(|event| event.seq <= since);
+        Ok(inner.events.range(from..).take(limit).cloned().collect())
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        let inner = self.inner()?;
+        Ok(inner.table.counts(inner.runs.len() as u64))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner()?.closed = true;
+        Ok(())
+    }
+}
+
+/// Plugins in memory.
+#[derive(Default)]
+pub struct MemoryPluginStore(Mutex<Plugins>);
+
+#[derive(Default)]
+struct Plugins {
+    plugins: BTreeMap<PluginName, Plugin>,
+    components: HashMap<String, Vec<u8>>,
+}
+
+impl MemoryPluginStore {
+    fn plugins(&self) -> MutexGuard<'_, Plugins> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl PluginStore for MemoryPluginStore {
+    async fn put(&self, plugin: Plugin) -> Result<()> {
+        let mut plugins = self.plugins();
+        plugins.plugins.insert(plugin.name.clone(), plugin);
+        plugins.drop_unused();
+        Ok(())
+    }
+
+    async fn get(&self, name: &PluginName) -> Result<Option<Plugin>> {
+        Ok(self.plugins().plugins.get(name).cloned())
+    }
+
+    async fn list(&self) -> Result<Vec<Plugin>> {
+        Ok(self.plugins().plugins.values().cloned().collect())
+    }
+
+    async fn remove(&self, name: &PluginName) -> Result<bool> {
+        let mut plugins = self.plugins();
+        let found = plugins.plugins.remove(name).is_some();
+        plugins.drop_unused();
+        Ok(found)
+    }
+
+    async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<()> {
+        self.plugins().components.insert(digest.to_owned(), bytes.to_vec());
+        Ok(())
+    }
+
+    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>> {
+        Ok(self.plugins().components.get(digest).cloned())
+    }
+}
+
+impl Plugins {
+    fn drop_unused(&mut self) {
+        let used: Vec<&str> =
+            self.plugins.values().flat_map(|plugin| &plugin.versions).map(|version| version.digest.as_str()).collect();
+        self.components.retain(|digest, _| used.contains(&digest.as_str()));
+    }
+}

@@ -1,0 +1,360 @@
+//! What the scheduler asks of a store. Everything that changes a job store goes through
+//! [`JobStore::turn`]: one transaction, one commit, one order of events.
+
+pub mod conformance;
+mod memory;
+mod sled;
+mod table;
+
+pub use self::sled::{OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
+pub use memory::{MemoryPluginStore, MemoryStore};
+
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::func::PluginName;
+use crate::job::{Alias, Job, JobId, JobState, Status};
+use crate::plugin::Plugin;
+use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Runs that one turn claims at most; more wait for the next turn.
+pub const TURN_RUNS_MAX: usize = 512;
+/// Entries on one page of a list.
+pub const PAGE_MAX: usize = 1000;
+
+/// What a turn brings and wants.
+#[derive(Debug, Default)]
+pub struct Turn {
+    pub now: DateTime<Utc>,
+    /// Runs that their executors have begun since the last turn.
+    pub started: Vec<Started>,
+    /// Runs that have ended since the last turn. One that the store does not know as running is
+    /// ignored: its end was recorded already.
+    pub finished: Vec<Finished>,
+    /// What callers ask for, in the order they asked.
+    pub changes: Vec<Change>,
+    pub claim: Claim,
+    /// Free slots by executor; executors that are full are present with 0.
+    pub slots: BTreeMap<Alias, usize>,
+}
+
+/// Which due runs a turn may claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Claim {
+    #[default]
+    Nothing,
+    /// Only what callers asked for: the scheduler is paused.
+    Manual,
+    /// Whatever is due. A due job whose executor is not among the slots is quarantined.
+    Due,
+}
+
+#[derive(Debug, Clone)]
+pub struct Started {
+    pub run: RunId,
+    pub at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Finished {
+    pub run: RunId,
+    pub started: Option<DateTime<Utc>>,
+    pub ended: DateTime<Utc>,
+    pub outcome: Outcome,
+    pub usage: Usage,
+    pub plugin_digest: Option<String>,
+    pub logs: RunLogs,
+}
+
+/// What to do when a job's id is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Conflict {
+    #[default]
+    Refuse,
+    Replace,
+    Keep,
+}
+
+/// One change that a caller asks for. Each is answered by one [`Reply`] or one error, and a change
+/// that is refused changes nothing.
+#[derive(Debug)]
+pub enum Change {
+    /// The trigger is anchored at `now`; refused with `NeverFires` if it has no fire time left.
+    /// A replaced job keeps its running runs.
+    Add {
+        job: Box<Job>,
+        paused: bool,
+        conflict: Conflict,
+    },
+    /// Replaces the job if it is still equal to `base`; a changed trigger is anchored anew and
+    /// recomputes the next run time.
+    Modify {
+        base: Arc<Job>,
+        job: Box<Job>,
+    },
+    /// No further fire times; the job leaves when its running runs have ended.
+    Remove {
+        id: JobId,
+    },
+    RemoveAll,
+    Pause {
+        id: JobId,
+    },
+    /// Fire times that the pause passed over are recorded as skipped.
+    Resume {
+        id: JobId,
+    },
+    /// One run as soon as a slot is free, paused or not. Waits while `max_instances` runs go.
+    Run {
+        id: JobId,
+    },
+    Quarantine {
+        id: JobId,
+        reason: String,
+    },
+    /// Ends a quarantine. A job that is not quarantined stays as it is.
+    Release {
+        id: JobId,
+    },
+    /// Records an event that is about no run.
+    Record {
+        event: Box<Event>,
+    },
+}
+
+/// The answer to one change.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    Job(Box<JobEntry>),
+    /// The id under which the run will be found; it may still wait for a slot.
+    Run(RunId),
+    Done,
+}
+
+/// What a turn did, durably.
+#[derive(Debug, Default)]
+pub struct Turned {
+    /// One for each change, in their order.
+    pub replies: Vec<Result<Reply>>,
+    /// Runs to start now.
+    pub claimed: Vec<Claimed>,
+    /// Runs to cancel, because their job's overlap policy wants their place.
+    pub cancel: Vec<RunId>,
+    /// Events of this turn, in order, to be published now.
+    pub events: Vec<Event>,
+    /// When the next turn has something to claim, given a free slot. `None`: nothing is scheduled.
+    pub next_due: Option<DateTime<Utc>>,
+    /// Something is due that found no free slot.
+    pub starved: bool,
+}
+
+/// A run to start, with the job it belongs to.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    pub run: Run,
+    pub job: Arc<Job>,
+}
+
+/// A job with its state.
+#[derive(Debug, Clone)]
+pub struct JobEntry {
+    pub id: JobId,
+    /// Absent if its stored form cannot be decoded; the state then says why.
+    pub job: Option<Arc<Job>>,
+    pub state: JobState,
+}
+
+/// Which jobs a list shows. Empty means all.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct JobFilter {
+    pub state: Option<Status>,
+    /// `key=value`, all of which the job has.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Jobs whose func names this plugin.
+    pub module: Option<PluginName>,
+}
+
+impl JobFilter {
+    pub(crate) fn matches(&self, entry: &JobEntry) -> bool {
+        self.state.is_none_or(|state| entry.state.status() == state)
+            && entry.job.as_ref().map_or(self.tags.is_empty() && self.module.is_none(), |job| {
+                self.tags.iter().all(|(key, value)| job.tags.get(key) == Some(value))
+                    && self.module.as_ref().is_none_or(|module| job.func.module == *module)
+            })
+    }
+}
+
+/// Which runs a list shows. Empty means all.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunFilter {
+    pub job: Option<JobId>,
+    pub outcome: Option<OutcomeKind>,
+    /// Runs with a scheduled time at or after this.
+    pub since: Option<DateTime<Utc>>,
+}
+
+impl RunFilter {
+    pub(crate) fn matches(&self, run: &Run) -> bool {
+        self.job.as_ref().is_none_or(|job| run.job_id == *job)
+            && self.outcome.is_none_or(|kind| run.outcome.as_ref().is_some_and(|o| o.kind() == kind))
+            && self.since.is_none_or(|since| run.scheduled_time >= since)
+    }
+}
+
+/// One page of a list: at most `limit` entries after the cursor.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub after: Option<String>,
+    pub limit: usize,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Page { after: None, limit: 100 }
+    }
+}
+
+/// A page and the cursor of the one after it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct List<T> {
+    pub items: Vec<T>,
+    pub next: Option<String>,
+}
+
+impl<T> List<T> {
+    /// Takes a page from what matches, in order.
+    pub(crate) fn page(matching: impl Iterator<Item = T>, limit: usize, cursor: impl Fn(&T) -> String) -> Self {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let mut items: Vec<T> = matching.take(limit + 1).collect();
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(cursor);
+        List { items, next }
+    }
+}
+
+/// How much a store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub jobs: u64,
+    pub paused: u64,
+    pub quarantined: u64,
+    pub running: u64,
+    /// Ended runs kept.
+    pub runs: u64,
+    /// Sequence number of the last event.
+    pub last_event: u64,
+}
+
+/// How much history a store keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Ended runs kept of each job. Default 1000.
+    pub runs_per_job: usize,
+    /// Longest time that an ended run is kept. Default 30 days.
+    pub age: TimeDelta,
+    /// Events kept for reading again. Default 100 000.
+    pub events: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { runs_per_job: 1000, age: TimeDelta::days(30), events: 100_000 }
+    }
+}
+
+/// Jobs, their runs and the events of both.
+///
+/// The contract, which `conformance` tests: a turn is atomic and durable when it returns, and turns
+/// are serial. Event sequence numbers start at 1, have no gaps, and follow the order in which things
+/// were recorded; of one run, submitted comes before started and started before ended. A run id is
+/// never issued twice. A fire time is never claimed twice. Reads see whole turns.
+#[async_trait]
+pub trait JobStore: Send + Sync {
+    /// Records what finished, applies changes, and claims what is due, in this order.
+    ///
+    /// Due jobs are claimed earliest first, ties by id, at most [`TURN_RUNS_MAX`] runs and never
+    /// more than an executor has slots. Errors: only if the store itself failed; then nothing of
+    /// the turn happened or the store refuses all further turns.
+    async fn turn(&self, turn: Turn) -> Result<Turned>;
+
+    async fn get_job(&self, id: &JobId) -> Result<Option<JobEntry>>;
+
+    /// Jobs by id. The cursor is the last id.
+    async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>>;
+
+    /// A run that goes on or whose history is kept.
+    async fn get_run(&self, id: RunId) -> Result<Option<Run>>;
+
+    /// Runs, newest id first; those that go on included. The cursor is the last id.
+    async fn list_runs(&self, filter: &RunFilter, page: &Page) -> Result<List<Run>>;
+
+    /// What an ended run wrote; empty if it wrote nothing, `None` if the run is not kept.
+    async fn get_logs(&self, id: RunId) -> Result<Option<RunLogs>>;
+
+    /// Kept events with a sequence number greater than `since`, at most `limit`, in order.
+    async fn list_events(&self, since: u64, limit: usize) -> Result<Vec<Event>>;
+
+    async fn counts(&self) -> Result<Counts>;
+
+    /// Makes everything durable and lets go of files and locks. Further calls fail.
+    async fn close(&self) -> Result<()>;
+}
+
+/// Plugins by name, and their components by digest.
+#[async_trait]
+pub trait PluginStore: Send + Sync {
+    /// Replaces what is known of the plugin, durably. Components must be there before.
+    async fn put(&self, plugin: Plugin) -> Result<()>;
+
+    async fn get(&self, name: &PluginName) -> Result<Option<Plugin>>;
+
+    /// All plugins, by name.
+    async fn list(&self) -> Result<Vec<Plugin>>;
+
+    /// False if there was none. Components that no plugin refers to any more go with it.
+    async fn remove(&self, name: &PluginName) -> Result<bool>;
+
+    /// Keeps a component, durably, under its SHA-256 in hexadecimal. Storing it again is no error.
+    async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<()>;
+
+    /// The component's bytes, verified against the digest; `None` if there is none.
+    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>>;
+}
+
+/// The error of a store that was closed or has failed before.
+pub(crate) fn closed() -> Error {
+    Error::StoreFailed { what: "it is closed".into(), source: None }
+}
+
+/// Bits that nobody can foresee, for ids.
+pub(crate) fn entropy() -> u128 {
+    let mut bytes = [0; 16];
+    // Without a source of randomness ids still differ by time and count.
+    let _ = getrandom::fill(&mut bytes);
+    u128::from_le_bytes(bytes)
+}
+
+/// The run id that a page of runs continues below.
+fn before(page: &Page) -> Option<RunId> {
+    page.after.as_deref().and_then(|after| after.parse().ok())
+}
+
+/// Two lists in falling order of id as one.
+fn merged<T>(
+    a: impl Iterator<Item = T>,
+    b: impl Iterator<Item = T>,
+    id: impl Fn(&T) -> RunId,
+) -> impl Iterator<Item = T> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some(x), Some(y)) if id(x) > id(y) => a.next(),
+        (Some(_), None) => a.next(),
+        _ => b.next(),
+    })
+}

@@ -1,0 +1,263 @@
+//! How values look on disk: a checksum before everything, hot rows of a few dozen bytes, and blocks
+//! of many small entries, because sled never gives back the space of a large value.
+
+use crate::job::{JobState, PendingRun, RemoveReason, RunningRun};
+use crate::run::RunId;
+use chrono::{DateTime, Utc};
+use ulid::Ulid;
+
+/// Largest value written, checksum included.
+pub const VALUE_MAX: usize = 4096;
+const CHECKSUM: usize = 4;
+/// Largest entry of a block, so that one always fits.
+pub const ENTRY_MAX: usize = VALUE_MAX - CHECKSUM - 3;
+const HOT_VERSION: u8 = 1;
+
+/// `payload` behind its checksum.
+pub fn seal(payload: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(CHECKSUM + payload.len());
+    value.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
+    value.extend_from_slice(payload);
+    value
+}
+
+/// The payload, if its checksum is right.
+pub fn unseal(value: &[u8]) -> Option<&[u8]> {
+    let (checksum, payload) = value.split_at_checked(CHECKSUM)?;
+    (checksum == crc32fast::hash(payload).to_le_bytes()).then_some(payload)
+}
+
+/// What one row adds to the sum over its tree. A row that is lost, stale or doubled changes it.
+pub fn weight(tree: usize, key: &[u8], value: &[u8]) -> u64 {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(&[tree as u8]);
+    hash.update(key);
+    let checksum = value.first_chunk::<CHECKSUM>().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let mixed = (u64::from(hash.finalize()) << 32 | u64::from(checksum)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
+}
+
+/// A value of any size in pieces of at most [`VALUE_MAX`]: `key`, a zero byte, the piece's number.
+pub fn pieces(key: &[u8], bytes: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    let count = bytes.len().div_ceil(ENTRY_MAX).max(1);
+    (0..count).map(move |at| {
+        let piece = &bytes[at * ENTRY_MAX..bytes.len().min((at + 1) * ENTRY_MAX)];
+        (piece_key(key, at), seal(piece))
+    })
+}
+
+fn piece_key(key: &[u8], at: usize) -> Vec<u8> {
+    let mut full = prefix(key);
+    full.extend_from_slice(&(at as u16).to_be_bytes());
+    full
+}
+
+/// What the keys of all pieces of `key` begin with.
+pub fn prefix(key: &[u8]) -> Vec<u8> {
+    let mut prefix = key.to_vec();
+    prefix.push(0);
+    prefix
+}
+
+/// The key that a piece belongs to, and the piece's number.
+pub fn piece_of(full: &[u8]) -> Option<(&[u8], u16)> {
+    let (key, number) = full.split_at_checked(full.len().checked_sub(3)?)?;
+    (number[0] == 0).then(|| (key, u16::from_be_bytes([number[1], number[2]])))
+}
+
+/// Packs small entries into payloads that fit one value each.
+#[derive(Default)]
+pub struct Packer {
+    pub blocks: Vec<Vec<u8>>,
+}
+
+impl Packer {
+    /// Adds an entry and says in which block it is.
+    pub fn push(&mut self, flag: bool, entry: &[u8]) -> usize {
+        debug_assert!(entry.len() <= ENTRY_MAX);
+        let fits = self.blocks.last().is_some_and(|block| block.len() + 3 + entry.len() <= VALUE_MAX - CHECKSUM);
+        if !fits {
+            self.blocks.push(Vec::with_capacity(VALUE_MAX));
+        }
+        let at = self.blocks.len() - 1;
+        let block = &mut self.blocks[at];
+        block.push(u8::from(flag));
+        block.extend_from_slice(&(entry.len() as u16).to_le_bytes());
+        block.extend_from_slice(entry);
+        at
+    }
+}
+
+/// The entries of a block, each with its flag.
+pub fn unpack(mut payload: &[u8]) -> Option<Vec<(bool, &[u8])>> {
+    let mut entries = Vec::new();
+    while let Some((head, rest)) = payload.split_at_checked(3) {
+        let (entry, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([head[1], head[2]])))?;
+        entries.push((head[0] != 0, entry));
+        payload = rest;
+    }
+    payload.is_empty().then_some(entries)
+}
+
+/// A job's state as a row of about 40 bytes.
+pub fn encode_state(state: &JobState) -> Vec<u8> {
+    let mut row = Vec::with_capacity(64);
+    let leaving = match state.leaving {
+        None => 0u8,
+        Some(RemoveReason::Finished) => 2,
+        Some(RemoveReason::Removed) => 4,
+    };
+    row.push(HOT_VERSION);
+    row.push(u8::from(state.paused) | leaving);
+    put_time(&mut row, state.next_run_time);
+    put_time(&mut row, state.backlog_until);
+    row.extend_from_slice(&state.carried.to_le_bytes());
+    row.extend_from_slice(&state.failures.to_le_bytes());
+    row.push(state.running.len() as u8);
+    for run in &state.running {
+        put_attempt(&mut row, run.id, run.scheduled_time, run.attempt, run.manual);
+    }
+    row.push(state.pending.len() as u8);
+    for run in &state.pending {
+        put_attempt(&mut row, run.id, run.scheduled_time, run.attempt, run.manual);
+        put_time(&mut row, Some(run.due));
+    }
+    row.extend_from_slice(state.quarantine.as_deref().unwrap_or_default().as_bytes());
+    row
+}
+
+/// The state in a row, or `None` if the row is not one of ours.
+pub fn decode_state(row: &[u8]) -> Option<JobState> {
+    let mut row = Reader(row);
+    if row.byte()? != HOT_VERSION {
+        return None;
+    }
+    let flags = row.byte()?;
+    let mut state = JobState {
+        paused: flags & 1 != 0,
+        leaving: match flags & 6 {
+            0 => None,
+            2 => Some(RemoveReason::Finished),
+            _ => Some(RemoveReason::Removed),
+        },
+        next_run_time: row.time()?,
+        backlog_until: row.time()?,
+        carried: u64::from_le_bytes(row.take()?),
+        failures: u32::from_le_bytes(row.take()?),
+        ..JobState::default()
+    };
+    for _ in 0..row.byte()? {
+        let (id, scheduled_time, attempt, manual) = row.attempt()?;
+        state.running.push(RunningRun { id, scheduled_time, attempt, manual });
+    }
+    for _ in 0..row.byte()? {
+        let (id, scheduled_time, attempt, manual) = row.attempt()?;
+        let due = row.time()??;
+        state.pending.push(PendingRun { id, scheduled_time, attempt, due, manual });
+    }
+    let reason = std::str::from_utf8(row.0).ok()?;
+    state.quarantine = (!reason.is_empty()).then(|| reason.to_owned());
+    Some(state)
+}
+
+fn put_time(row: &mut Vec<u8>, time: Option<DateTime<Utc>>) {
+    row.extend_from_slice(&time.map_or(i64::MIN, |time| time.timestamp_micros()).to_le_bytes());
+}
+
+fn put_attempt(row: &mut Vec<u8>, id: RunId, scheduled_time: DateTime<Utc>, attempt: u32, manual: bool) {
+    row.extend_from_slice(&id.0.to_bytes());
+    put_time(row, Some(scheduled_time));
+    row.extend_from_slice(&(attempt | u32::from(manual) << 31).to_le_bytes());
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+
+    fn time(&mut self) -> Option<Option<DateTime<Utc>>> {
+        let micros = i64::from_le_bytes(self.take()?);
+        if micros == i64::MIN { Some(None) } else { DateTime::from_timestamp_micros(micros).map(Some) }
+    }
+
+    fn attempt(&mut self) -> Option<(RunId, DateTime<Utc>, u32, bool)> {
+        let id = RunId(Ulid::from_bytes(self.take()?));
+        let scheduled_time = self.time()??;
+        let bits = u32::from_le_bytes(self.take()?);
+        Some((id, scheduled_time, bits & !(1 << 31), bits >> 31 == 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn time(micros: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(micros).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_state_survives_its_row(
+            paused: bool, leaving in 0usize..3, next in proptest::option::of(0i64..7_000_000_000_000_000),
+            carried: u64, failures: u32, runs in proptest::collection::vec((any::<u128>(), 0i64..1_000_000_000, 0u32..1000, any::<bool>()), 0..20),
+            quarantine in proptest::option::of("[a-z ]{1,40}"),
+        ) {
+            let state = JobState {
+                paused,
+                quarantine,
+                leaving: [None, Some(RemoveReason::Finished), Some(RemoveReason::Removed)][leaving],
+                next_run_time: next.map(time),
+                carried,
+                backlog_until: next.map(time),
+                failures,
+                running: runs.iter().map(|(id, at, attempt, manual)| RunningRun {
+                    id: RunId(Ulid(*id)), scheduled_time: time(*at), attempt: *attempt, manual: *manual,
+                }).collect(),
+                pending: runs.iter().map(|(id, at, attempt, manual)| PendingRun {
+                    id: RunId(Ulid(*id)), scheduled_time: time(*at), attempt: *attempt, due: time(at + 5), manual: *manual,
+                }).collect(),
+            };
+            prop_assert_eq!(decode_state(&encode_state(&state)), Some(state));
+        }
+
+        #[test]
+        fn any_bytes_as_a_row_or_a_block_end_without_panic(bytes: Vec<u8>) {
+            let _ = decode_state(&bytes);
+            let _ = unpack(&bytes);
+            let _ = unseal(&bytes);
+            let _ = piece_of(&bytes);
+        }
+
+        #[test]
+        fn what_is_packed_is_unpacked(entries in proptest::collection::vec((any::<bool>(), proptest::collection::vec(any::<u8>(), 0..900)), 0..40)) {
+            let mut packer = Packer::default();
+            for (flag, entry) in &entries {
+                packer.push(*flag, entry);
+            }
+            prop_assert!(packer.blocks.iter().all(|block| seal(block).len() <= VALUE_MAX));
+            let unpacked: Vec<(bool, Vec<u8>)> = packer.blocks.iter()
+                .flat_map(|block| unpack(block).unwrap())
+                .map(|(flag, entry)| (flag, entry.to_vec())).collect();
+            prop_assert_eq!(unpacked, entries);
+        }
+
+        #[test]
+        fn pieces_join_again(bytes in proptest::collection::vec(any::<u8>(), 0..10_000)) {
+            let joined: Vec<u8> = pieces(b"k", &bytes).flat_map(|(key, value)| {
+                assert_eq!(piece_of(&key).unwrap().0, b"k");
+                unseal(&value).unwrap().to_vec()
+            }).collect();
+            prop_assert_eq!(joined, bytes);
+        }
+    }
+}

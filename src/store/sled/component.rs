@@ -1,0 +1,61 @@
+//! Components as files, each under its SHA-256: written beside, synced, renamed; verified when read.
+
+use super::disk::{create_private_dir, sync_dir};
+use crate::error::{Error, Result};
+use crate::plugin::Plugin;
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+fn path(home: &Path, digest: &str) -> PathBuf {
+    home.join("plugins").join(format!("{digest}.wasm"))
+}
+
+pub fn write(home: &Path, digest: &str, bytes: &[u8]) -> Result<()> {
+    let path = path(home, digest);
+    if read(home, digest)?.is_some() {
+        return Ok(());
+    }
+    write_file(&path, bytes).map_err(|e| Error::host(format!("cannot store component {digest}"), e))
+}
+
+/// Writes a file so that after a crash it is there whole or not at all.
+pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    create_private_dir(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync_dir(dir)?;
+    sync_dir(dir.parent().unwrap_or(dir))
+}
+
+/// The bytes, or nothing if they are missing or not what the digest says.
+pub fn read(home: &Path, digest: &str) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path(home, digest)) {
+        Ok(bytes) if hex(&Sha256::digest(&bytes)) == digest => Ok(Some(bytes)),
+        Ok(_) => {
+            tracing::error!(digest, "a stored component does not have its digest and is ignored");
+            Ok(None)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::host(format!("cannot read component {digest}"), e)),
+    }
+}
+
+/// Removes components that no plugin refers to. A file that stays behind is harmless.
+pub fn drop_unused<'a>(home: &Path, plugins: impl Iterator<Item = &'a Plugin>) {
+    let used: std::collections::HashSet<String> =
+        plugins.flat_map(|plugin| &plugin.versions).map(|version| format!("{}.wasm", version.digest)).collect();
+    let Ok(dir) = std::fs::read_dir(home.join("plugins")) else { return };
+    for entry in dir.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.ends_with(".wasm") && !used.contains(name)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

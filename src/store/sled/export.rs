@@ -1,0 +1,135 @@
+//! The way back from a damaged database: plugins and jobs as dated JSON files, written by
+//! themselves, and read again by `recover`.
+
+use super::component::write_file;
+use super::disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes};
+use super::{JOB_VERSION, StoredJob, codec};
+use crate::error::{Error, Result};
+use crate::func::PluginName;
+use crate::job::{Job, JobState};
+use crate::plugin::Plugin;
+use crate::store::table::Table;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Exports kept.
+const EXPORTS_KEPT: usize = 14;
+
+#[derive(Serialize, Deserialize)]
+struct Export {
+    version: u32,
+    exported: DateTime<Utc>,
+    plugins: Vec<Plugin>,
+    jobs: Vec<ExportedJob>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ExportedJob {
+    job: Job,
+    paused: bool,
+}
+
+/// What `recover` brought back.
+#[derive(Debug, Clone, Serialize)]
+pub struct Recovered {
+    /// Where the damaged files are now.
+    pub kept: PathBuf,
+    /// The export that was read; absent if there was none.
+    pub from: Option<PathBuf>,
+    pub plugins: usize,
+    pub jobs: usize,
+}
+
+/// Writes today's export unless there is one. Failure is logged: the store works without.
+pub fn write_if_due(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginName, Plugin>, table: &Table) {
+    if !path(home, now).exists() {
+        write(home, now, plugins, table);
+    }
+}
+
+/// Writes today's export over an earlier one of today.
+pub fn write(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginName, Plugin>, table: &Table) {
+    let jobs = table.entries(None).filter_map(|entry| {
+        let paused = entry.state.paused;
+        entry.job.map(|job| ExportedJob { job: (*job).clone(), paused })
+    });
+    let export =
+        Export { version: 1, exported: now, plugins: plugins.values().cloned().collect(), jobs: jobs.collect() };
+    let written = serde_json::to_vec_pretty(&export).map_err(std::io::Error::from);
+    if let Err(error) = written.and_then(|bytes| write_file(&path(home, now), &bytes)) {
+        tracing::warn!(%error, "cannot write the automatic export of plugins and jobs");
+    }
+    let exports = all(home);
+    for old in exports.iter().rev().skip(EXPORTS_KEPT) {
+        let _ = std::fs::remove_file(old);
+    }
+}
+
+fn path(home: &Path, now: DateTime<Utc>) -> PathBuf {
+    home.join("exports").join(format!("{}.json", now.format("%Y-%m-%d")))
+}
+
+/// Exports by date, oldest first.
+fn all(home: &Path) -> Vec<PathBuf> {
+    let dir = std::fs::read_dir(home.join("exports"));
+    let mut paths: Vec<PathBuf> = dir.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    paths
+}
+
+/// Moves the database of `home` aside and makes a new one from the newest export that can be read.
+/// Refused if the database is sound.
+pub fn recover(home: &Path, now: DateTime<Utc>) -> Result<Recovered> {
+    let lock = DirLock::take(home)?;
+    match Disk::open(home) {
+        Err(Error::StoreDamaged { .. }) => {}
+        Err(other) => return Err(other),
+        Ok(_) => {
+            let sound = crate::invalid::Invalid::new("recovery", "", "the store is sound, there is nothing to recover");
+            return Err(Error::Invalid(sound));
+        }
+    }
+    let kept = home.join(format!("db.damaged-{}", now.format("%Y%m%dT%H%M%S%.3fZ")));
+    std::fs::rename(home.join("db"), &kept).map_err(|e| Error::host("cannot move the damaged database aside", e))?;
+    let read = |path: &PathBuf| -> Option<Export> {
+        let bytes = std::fs::read(path).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    let found = all(home).into_iter().rev().find_map(|path| read(&path).map(|export| (path, export)));
+    let mut disk = Disk::open(home)?;
+    let (from, export) = found.unzip();
+    let (plugins, jobs) = match export {
+        None => (0, 0),
+        Some(export) => restore(&mut disk, now, &export)?,
+    };
+    drop(lock);
+    Ok(Recovered { kept, from, plugins, jobs })
+}
+
+fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usize, usize)> {
+    let encode = |e| Error::host("cannot encode a record", e);
+    let mut writes = Writes::default();
+    for plugin in &export.plugins {
+        for (key, value) in codec::pieces(plugin.name.as_str().as_bytes(), &serde_json::to_vec(plugin).map_err(encode)?)
+        {
+            writes.put(PLUGIN, key, value);
+        }
+    }
+    let mut jobs = 0;
+    for ExportedJob { job, paused } in &export.jobs {
+        let Some(next) = job.trigger.next_fire_time(None, now) else { continue };
+        let key = job.id.as_str().as_bytes();
+        let state = JobState { next_run_time: Some(next), ..JobState::restored(*paused) };
+        writes.put(HOT, key.to_vec(), codec::seal(&codec::encode_state(&state)));
+        let bytes = serde_json::to_vec(&StoredJob { v: JOB_VERSION, job }).map_err(encode)?;
+        for (key, value) in codec::pieces(key, &bytes) {
+            writes.put(JOB, key, value);
+        }
+        jobs += 1;
+    }
+    disk.commit(writes)?;
+    Ok((export.plugins.len(), jobs))
+}

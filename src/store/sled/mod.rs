@@ -1,0 +1,407 @@
+//! The default store: one directory on one machine, durable, for one process at a time.
+//!
+//! ```text
+//! HOME/lock        who holds the directory
+//! HOME/db/         the database (sled 0.34): job definitions and states, history, events, plugins
+//! HOME/plugins/    components, each under its SHA-256
+//! HOME/exports/    dated exports of plugins and jobs, the way back from a damaged database
+//! ```
+//!
+//! All jobs live decoded in a [`Table`] in memory, with the due index; the disk holds what is needed
+//! to build it again. A turn is applied to the table and committed in one transaction before anybody
+//! hears of it. If a commit fails, the store is opened anew from the disk before the next turn.
+
+mod codec;
+mod component;
+mod disk;
+mod export;
+mod history;
+
+pub use disk::OPENER as OPENER_THREAD;
+pub use export::{Recovered, recover};
+
+use super::table::{Delta, Table};
+use super::{
+    Counts, JobEntry, JobFilter, JobStore, List, Page, PluginStore, Retention, RunFilter, Turn, Turned, closed,
+};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::func::PluginName;
+use crate::job::{Alias, Job, JobId, JobState};
+use crate::plugin::Plugin;
+use crate::run::{Run, RunId, RunLogs};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use codec::{decode_state, encode_state, piece_of, pieces, prefix, seal, unseal};
+use disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes};
+use history::History;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How a [`SledStore`] is opened.
+#[derive(Debug, Clone)]
+pub struct SledOptions {
+    pub alias: Alias,
+    /// Written into runs: who ran them.
+    pub node: String,
+    pub retention: Retention,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        SledOptions { alias: Alias::default(), node: "local".into(), retention: Retention::default() }
+    }
+}
+
+/// Jobs, history and plugins in a directory.
+pub struct SledStore {
+    home: PathBuf,
+    options: SledOptions,
+    /// Turns are serial: whoever commits holds this.
+    turns: Arc<Mutex<()>>,
+    state: Arc<Mutex<State>>,
+}
+
+enum State {
+    Open(Box<Open>),
+    /// A commit failed; the next turn opens the database again.
+    Failed(String, DirLock),
+    Closed,
+}
+
+struct Open {
+    disk: Disk,
+    table: Table,
+    history: History,
+    plugins: BTreeMap<PluginName, Plugin>,
+    lock: DirLock,
+}
+
+/// A job definition on disk.
+#[derive(Serialize, Deserialize)]
+struct StoredJob<J> {
+    v: u32,
+    job: J,
+}
+
+const JOB_VERSION: u32 = 1;
+
+impl SledStore {
+    /// Opens or creates the store in `home`, and ends what a dead process left running.
+    ///
+    /// Errors: `StoreHeld` if another process has it, `StoreDamaged` with the way back,
+    /// `StoreFormat` if a newer program wrote it. Blocks; call it outside the runtime's threads.
+    pub fn open(home: &Path, options: SledOptions, now: DateTime<Utc>) -> Result<Self> {
+        let lock = DirLock::take(home)?;
+        let mut open = Open::load(home, &options, lock)?;
+        let delta = open.table.recover(now);
+        open.keep(now, delta)?;
+        export::write_if_due(home, now, &open.plugins, &open.table);
+        Ok(SledStore {
+            home: home.to_owned(),
+            options,
+            turns: Arc::default(),
+            state: Arc::new(Mutex::new(State::Open(Box::new(open)))),
+        })
+    }
+
+    /// Bytes that the database takes on disk.
+    pub async fn size_on_disk(&self) -> Result<u64> {
+        self.read(|open| open.disk.size()).await
+    }
+
+    /// Reads wait for a commit that is under way, so they leave the runtime's threads.
+    async fn read<T: Send + 'static>(&self, read: impl FnOnce(&Open) -> Result<T> + Send + 'static) -> Result<T> {
+        let state = self.state.clone();
+        let work = move || match &*lock(&state) {
+            State::Open(open) => read(open),
+            State::Failed(reason, _) => Err(Error::StoreFailed { what: reason.clone(), source: None }),
+            State::Closed => Err(closed()),
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("a read broke off", e)))
+    }
+
+    /// Runs one write at a time on a thread that may block, opening the store anew if the last one
+    /// failed.
+    async fn write<T: Send + 'static>(&self, write: impl FnOnce(&mut Open) -> Result<T> + Send + 'static) -> Result<T> {
+        let (turns, state) = (self.turns.clone(), self.state.clone());
+        let (home, options) = (self.home.clone(), self.options.clone());
+        let work = move || {
+            let _turn = lock(&turns);
+            let mut state = lock(&state);
+            if let State::Failed(..) = &*state
+                && let State::Failed(reason, dir) = std::mem::replace(&mut *state, State::Closed)
+            {
+                match Open::load(&home, &options, dir) {
+                    Ok(open) => *state = State::Open(Box::new(open)),
+                    Err(error) => {
+                        *state = State::Failed(reason, DirLock::take(&home)?);
+                        return Err(error);
+                    }
+                }
+            }
+            let State::Open(open) = &mut *state else { return Err(closed()) };
+            let result = write(open);
+            if let Err(error @ Error::StoreFailed { .. }) = &result
+                && let State::Open(open) = std::mem::replace(&mut *state, State::Closed)
+            {
+                tracing::error!(error = error.chain(), "the job store failed and will be opened again");
+                *state = State::Failed(error.chain(), open.lock);
+            }
+            result
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("a commit broke off", e)))
+    }
+}
+
+impl Open {
+    fn load(home: &Path, options: &SledOptions, lock: DirLock) -> Result<Self> {
+        let disk = Disk::open(home)?;
+        let history = History::load(&disk, options.retention)?;
+        let mut table = Table::new(options.alias.clone(), options.node.clone(), super::entropy());
+        table.restore_seq(history.last_seq());
+        let mut definitions = joined(&disk, JOB)?;
+        for row in disk.rows(HOT) {
+            let (key, value) = row?;
+            let id = std::str::from_utf8(&key).ok().and_then(|id| id.parse::<JobId>().ok());
+            let state = unseal(&value).and_then(decode_state);
+            let (Some(id), Some(mut state)) = (id, state) else {
+                return Err(disk::damaged(&home.join("db"), "the state of a job cannot be decoded"));
+            };
+            let bytes = definitions.remove(id.as_str()).unwrap_or_default();
+            let job = match serde_json::from_slice::<StoredJob<Job>>(&bytes) {
+                Ok(stored) if stored.v == JOB_VERSION => Some(Arc::new(stored.job)),
+                Ok(stored) => {
+                    state.quarantine = Some(format!("its definition has version {}", stored.v));
+                    None
+                }
+                Err(error) => {
+                    state.quarantine = Some(format!("its definition cannot be decoded: {error}"));
+                    None
+                }
+            };
+            table.restore(id, job, state);
+        }
+        let mut plugins = BTreeMap::new();
+        for (key, bytes) in joined(&disk, PLUGIN)? {
+            let plugin: Plugin = serde_json::from_slice(&bytes)
+                .map_err(|e| disk::damaged(&home.join("db"), format!("plugin `{key}` cannot be decoded: {e}")))?;
+            plugins.insert(plugin.name.clone(), plugin);
+        }
+        Ok(Open { disk, table, history, plugins, lock })
+    }
+
+    /// Makes a delta durable.
+    fn keep(&mut self, now: DateTime<Utc>, delta: Delta) -> Result<()> {
+        if delta.touched.is_empty() && delta.events.is_empty() && delta.ended.is_empty() {
+            return Ok(());
+        }
+        let mut writes = Writes::default();
+        for id in &delta.touched {
+            let key = id.as_str().as_bytes();
+            let Some((job, state)) = self.table.stored(id) else {
+                writes.remove(HOT, key.to_vec());
+                self.put_pieces(JOB, key, None, &mut writes)?;
+                continue;
+            };
+            writes.put(HOT, key.to_vec(), seal(&encode_state(state)));
+            if let Some(job) = job.as_ref().filter(|_| delta.defined.contains(id)) {
+                let stored = StoredJob { v: JOB_VERSION, job };
+                let bytes = serde_json::to_vec(&stored).map_err(|e| Error::host("cannot encode a job", e))?;
+                self.put_pieces(JOB, key, Some(&bytes), &mut writes)?;
+            }
+        }
+        self.history.add(now, &delta.events, &delta.ended, &mut writes)?;
+        for key in std::mem::take(&mut writes.remove_pieces) {
+            self.put_pieces(disk::DETAIL, &key, None, &mut writes)?;
+        }
+        self.disk.commit(writes)
+    }
+
+    /// Replaces a value in pieces, or removes it.
+    fn put_pieces(&self, tree: usize, key: &[u8], bytes: Option<&[u8]>, writes: &mut Writes) -> Result<()> {
+        for row in self.disk.tree(tree).scan_prefix(prefix(key)).keys() {
+            let key = row.map_err(|e| Error::StoreFailed { what: "cannot read".into(), source: Some(Box::new(e)) })?;
+            writes.remove(tree, key.to_vec());
+        }
+        for (key, value) in bytes.map(|bytes| pieces(key, bytes)).into_iter().flatten() {
+            writes.put(tree, key, value);
+        }
+        Ok(())
+    }
+
+    fn list_runs(&self, filter: &RunFilter, page: &Page) -> Result<List<Run>> {
+        let before = super::before(page);
+        let mut live: Vec<RunId> = self.table.live().keys().copied().collect();
+        live.retain(|id| before.is_none_or(|before| *id < before));
+        live.sort_unstable_by(|a, b| b.cmp(a));
+        let kept = self.history.ids(filter.job.as_ref(), before);
+        let mut blocks = history::BlockReader::new(&self.disk, &self.history);
+        let mut failed = None;
+        let runs = super::merged(live.into_iter(), kept.into_iter(), |id| *id).map_while(|id| {
+            if let Some(run) = self.table.live().get(&id) {
+                return Some(run.clone());
+            }
+            blocks.run(id).map_err(|error| failed = Some(error)).ok()?
+        });
+        let list = List::page(runs.filter(|run| filter.matches(run)), page.limit, |run| run.id.to_string());
+        failed.map_or(Ok(list), Err)
+    }
+
+    /// An event's run, as it stood then.
+    fn complete(&self, mut event: Event) -> Result<Event> {
+        if let Some(id) = event.run_id {
+            let live = self.table.live().get(&id).cloned();
+            let run = if live.is_some() { live } else { self.history.run(&self.disk, id)? };
+            event.run = run.map(|run| Box::new(history::as_of(event.kind, run)));
+        }
+        Ok(event)
+    }
+}
+
+/// Every value of a tree of pieces, joined, by its key.
+fn joined(disk: &Disk, tree: usize) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for row in disk.rows(tree) {
+        let (key, value) = row?;
+        if let (Some((key, _)), Some(piece)) = (piece_of(&key), unseal(&value)) {
+            values.entry(String::from_utf8_lossy(key).into_owned()).or_default().extend_from_slice(piece);
+        }
+    }
+    Ok(values)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl JobStore for SledStore {
+    async fn turn(&self, turn: Turn) -> Result<Turned> {
+        self.write(move |open| {
+            let now = turn.now;
+            let (turned, delta) = open.table.turn(turn);
+            open.keep(now, delta)?;
+            Ok(turned)
+        })
+        .await
+    }
+
+    async fn get_job(&self, id: &JobId) -> Result<Option<JobEntry>> {
+        let id = id.clone();
+        self.read(move |open| Ok(open.table.get(&id))).await
+    }
+
+    async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>> {
+        let (filter, page) = (filter.clone(), page.clone());
+        self.read(move |open| {
+            let matching = open.table.entries(page.after.as_deref()).filter(|entry| filter.matches(entry));
+            Ok(List::page(matching, page.limit, |entry| entry.id.to_string()))
+        })
+        .await
+    }
+
+    async fn get_run(&self, id: RunId) -> Result<Option<Run>> {
+        self.read(move |open| match open.table.live().get(&id) {
+            Some(run) => Ok(Some(run.clone())),
+            None => open.history.run(&open.disk, id),
+        })
+        .await
+    }
+
+    async fn list_runs(&self, filter: &RunFilter, page: &Page) -> Result<List<Run>> {
+        let (filter, page) = (filter.clone(), page.clone());
+        self.read(move |open| open.list_runs(&filter, &page)).await
+    }
+
+    async fn get_logs(&self, id: RunId) -> Result<Option<RunLogs>> {
+        self.read(move |open| open.history.logs(&open.disk, id)).await
+    }
+
+    async fn list_events(&self, since: u64, limit: usize) -> Result<Vec<Event>> {
+        let alias = self.options.alias.clone();
+        self.read(move |open| {
+            let events = open.history.events(&open.disk, &alias, since, limit)?;
+            events.into_iter().map(|event| open.complete(event)).collect()
+        })
+        .await
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        self.read(|open| Ok(open.table.counts(open.history.len()))).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        let (turns, state, home) = (self.turns.clone(), self.state.clone(), self.home.clone());
+        let work = move || {
+            let _turn = lock(&turns);
+            if let State::Open(open) = std::mem::replace(&mut *lock(&state), State::Closed) {
+                export::write(&home, Utc::now(), &open.plugins, &open.table);
+            }
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("closing the store broke off", e))
+    }
+}
+
+#[async_trait]
+impl PluginStore for SledStore {
+    async fn put(&self, plugin: Plugin) -> Result<()> {
+        let home = self.home.clone();
+        self.write(move |open| {
+            let mut writes = Writes::default();
+            let bytes = serde_json::to_vec(&plugin).map_err(|e| Error::host("cannot encode a plugin", e))?;
+            open.put_pieces(PLUGIN, plugin.name.as_str().as_bytes(), Some(&bytes), &mut writes)?;
+            open.disk.commit(writes)?;
+            open.plugins.insert(plugin.name.clone(), plugin);
+            component::drop_unused(&home, open.plugins.values());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn get(&self, name: &PluginName) -> Result<Option<Plugin>> {
+        let name = name.clone();
+        self.read(move |open| Ok(open.plugins.get(&name).cloned())).await
+    }
+
+    async fn list(&self) -> Result<Vec<Plugin>> {
+        self.read(|open| Ok(open.plugins.values().cloned().collect())).await
+    }
+
+    async fn remove(&self, name: &PluginName) -> Result<bool> {
+        let (home, name) = (self.home.clone(), name.clone());
+        self.write(move |open| {
+            if !open.plugins.contains_key(&name) {
+                return Ok(false);
+            }
+            let mut writes = Writes::default();
+            open.put_pieces(PLUGIN, name.as_str().as_bytes(), None, &mut writes)?;
+            open.disk.commit(writes)?;
+            open.plugins.remove(&name);
+            component::drop_unused(&home, open.plugins.values());
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<()> {
+        let (home, digest, bytes) = (self.home.clone(), digest.to_owned(), bytes.to_vec());
+        let work = move || component::write(&home, &digest, &bytes);
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("storing a component broke off", e)))
+    }
+
+    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>> {
+        let (home, digest) = (self.home.clone(), digest.to_owned());
+        let work = move || component::read(&home, &digest);
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("reading a component broke off", e)))
+    }
+}
+
+impl JobState {
+    /// The state that an export brings back: nothing runs, nothing waits.
+    fn restored(paused: bool) -> Self {
+        JobState { paused, ..JobState::default() }
+    }
+}
