@@ -4,7 +4,10 @@
 //! snapshots make it unopenable, and a damaged file can make it panic. So: an own lock file, left-over
 //! snapshots removed, panics caught, every directory synced when opening; and every commit is one
 //! transaction over all trees, then `flush`, then `fdatasync` through a second handle on the file.
-//! Each commit also writes the sum over all rows; opening compares it with what is there.
+//! Each commit also writes the sum over all rows and its own number; opening compares the sum with
+//! what is there. Because a log that lost its end looks like a log before its last commits, the
+//! number is noted in a file beside the database too, after the commit and without a sync: the
+//! database is never older than the note, or it is damaged.
 
 use super::codec::{seal, unseal, weight};
 use crate::error::{Error, Result};
@@ -61,8 +64,11 @@ pub struct Disk {
     trees: [Tree; 7],
     db: Db,
     file: File,
+    /// Where the number of the last commit is noted.
+    note: File,
     /// Sum of the weights of all rows but META's.
     sum: u64,
+    commits: u64,
 }
 
 /// Held as long as a process uses a directory.
@@ -150,7 +156,18 @@ impl Disk {
                 sync_dir(&path).map_err(io("cannot sync"))?;
             }
         }
-        let mut disk = Disk { trees, db, file, sum: 0 };
+        let note = note_path(dir);
+        if fresh && note.exists() {
+            return Err(damaged(dir, "its main file is gone"));
+        }
+        let note = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(note)
+            .map_err(io("cannot open"))?;
+        let mut disk = Disk { trees, db, file, note, sum: 0, commits: 0 };
         disk.check_format(dir, fresh)?;
         disk.verify(dir)?;
         Ok(disk)
@@ -188,12 +205,30 @@ impl Disk {
             }
         }
         let row = self.trees[META].get(SUM_KEY).map_err(|e| opening(dir, e))?;
-        let recorded = row.as_deref().and_then(unseal).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-        if recorded != Some(sum) {
-            return Err(damaged(dir, "rows are missing or out of date"));
+        let recorded: Option<[u8; 16]> = row.as_deref().and_then(unseal).and_then(|bytes| bytes.try_into().ok());
+        let recorded = recorded.map(u128::from_le_bytes).map(|both| (both as u64, (both >> 64) as u64));
+        match recorded {
+            Some((recorded, commits)) if recorded == sum => (self.sum, self.commits) = (sum, commits),
+            _ => return Err(damaged(dir, "rows are missing or out of date")),
         }
-        self.sum = sum;
+        let noted = self.noted();
+        if noted > self.commits {
+            return Err(damaged(dir, format!("its newest {} commits are missing", noted - self.commits)));
+        }
         Ok(())
+    }
+
+    /// The noted number of the last commit; 0 if a power cut tore the note.
+    fn noted(&mut self) -> u64 {
+        let mut bytes = Vec::new();
+        let read = self.note.rewind().and_then(|()| self.note.read_to_end(&mut bytes));
+        let noted = read.ok().and_then(|_| unseal(&bytes)).and_then(|bytes| bytes.try_into().ok());
+        noted.map_or(0, u64::from_le_bytes)
+    }
+
+    fn put_note(&mut self) -> std::io::Result<()> {
+        self.note.rewind()?;
+        self.note.write_all(&seal(&self.commits.to_le_bytes()))
     }
 
     /// One transaction, durable when this returns. After an error the database must be reopened.
@@ -214,7 +249,9 @@ impl Disk {
                 }
             }
         }
-        writes.put(META, SUM_KEY.to_vec(), seal(&sum.to_le_bytes()));
+        let commits = self.commits + 1;
+        let both = u128::from(commits) << 64 | u128::from(sum);
+        writes.put(META, SUM_KEY.to_vec(), seal(&both.to_le_bytes()));
         let used: Vec<(&Tree, Batch)> = self
             .trees
             .iter()
@@ -236,8 +273,8 @@ impl Disk {
         }
         self.db.flush().map_err(broken)?;
         self.file.sync_data().map_err(|e| failed("the disk did not take a commit", Some(Box::new(e))))?;
-        self.sum = sum;
-        Ok(())
+        (self.sum, self.commits) = (sum, commits);
+        self.put_note().map_err(|e| failed("the number of a commit cannot be noted", Some(Box::new(e))))
     }
 
     pub fn tree(&self, tree: usize) -> &Tree {
@@ -264,6 +301,11 @@ fn batch(rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Batch {
         }
     }
     batch
+}
+
+/// The note of the database in `dir`.
+pub fn note_path(dir: &Path) -> PathBuf {
+    dir.with_extension("commits")
 }
 
 /// A kill while sled wrote a snapshot leaves a file that later stops it from opening.

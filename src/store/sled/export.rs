@@ -2,7 +2,7 @@
 //! themselves, and read again by `recover`.
 
 use super::component::write_file;
-use super::disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes};
+use super::disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes, note_path};
 use super::{JOB_VERSION, StoredJob, codec};
 use crate::error::{Error, Result};
 use crate::func::PluginName;
@@ -94,6 +94,7 @@ pub fn recover(home: &Path, now: DateTime<Utc>) -> Result<Recovered> {
     }
     let kept = home.join(format!("db.damaged-{}", now.format("%Y%m%dT%H%M%S%.3fZ")));
     std::fs::rename(home.join("db"), &kept).map_err(|e| Error::host("cannot move the damaged database aside", e))?;
+    let _ = std::fs::remove_file(note_path(&home.join("db")));
     let read = |path: &PathBuf| -> Option<Export> {
         let bytes = std::fs::read(path).ok()?;
         serde_json::from_slice(&bytes).ok()

@@ -3,6 +3,7 @@
 //! ```text
 //! HOME/lock        who holds the directory
 //! HOME/db/         the database (sled 0.34): job definitions and states, history, events, plugins
+//! HOME/db.commits  the number of its last commit
 //! HOME/plugins/    components, each under its SHA-256
 //! HOME/exports/    dated exports of plugins and jobs, the way back from a damaged database
 //! ```

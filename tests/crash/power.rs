@@ -1,0 +1,3 @@
+pub fn rounds(_: usize) -> String {
+    "todo".into()
+}

@@ -1,0 +1,161 @@
+//! Both stores keep the contract, and the sled store keeps it over restarts.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sandclock::store::{
+    Change, Claim, Conflict, Finished, JobStore, Page, Retention, RunFilter, SledOptions, Turn, Turned, conformance,
+};
+use sandclock::*;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn time(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+}
+
+fn open(home: &std::path::Path) -> SledStore {
+    SledStore::open(home, SledOptions::default(), time(0)).unwrap()
+}
+
+async fn turn(store: &impl JobStore, at: i64, turn: Turn) -> Turned {
+    let slots = BTreeMap::from([(Alias::default(), 8)]);
+    store.turn(Turn { now: time(at), slots, ..turn }).await.unwrap()
+}
+
+async fn add(store: &impl JobStore, job: Job) {
+    let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse };
+    turn(store, 0, Turn { changes: vec![change], ..Turn::default() }).await.replies.remove(0).unwrap();
+}
+
+fn job(id: &str, trigger: Trigger) -> Job {
+    Job::new(id.parse().unwrap(), "m:f".parse().unwrap(), trigger)
+}
+
+fn ended(run: RunId, at: i64) -> Finished {
+    Finished {
+        run,
+        started: Some(time(at)),
+        ended: time(at),
+        outcome: Outcome::Succeeded { value: json!(1) },
+        usage: Usage::default(),
+        plugin_digest: None,
+        logs: RunLogs::default(),
+    }
+}
+
+#[tokio::test]
+async fn the_memory_store_keeps_the_contract() {
+    conformance::check(async || MemoryStore::new(Alias::default(), "test")).await;
+}
+
+#[tokio::test]
+async fn the_sled_store_keeps_the_contract() {
+    let home = tempfile::tempdir().unwrap();
+    let count = std::cell::Cell::new(0);
+    conformance::check(async || {
+        count.set(count.get() + 1);
+        open(&home.path().join(count.get().to_string()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    add(&store, job("a", Trigger::every(Duration::from_secs(10)).unwrap())).await;
+    let mut big = job("b", Trigger::at(time(500)));
+    big.args = vec![json!("x".repeat(100_000))];
+    add(&store, big).await;
+    let run = turn(&store, 10, Turn { claim: Claim::Due, ..Turn::default() }).await.claimed.remove(0).run;
+    turn(&store, 11, Turn { finished: vec![ended(run.id, 11)], ..Turn::default() }).await;
+    let before = (store.get_run(run.id).await.unwrap(), store.list_events(0, 100).await.unwrap());
+    drop(store);
+
+    let store = open(home.path());
+    assert_eq!((store.get_run(run.id).await.unwrap(), store.list_events(0, 100).await.unwrap()), before);
+    let a = store.get_job(&"a".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(a.state.next_run_time, Some(time(20)));
+    let b = store.get_job(&"b".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(b.job.unwrap().args[0].as_str().unwrap().len(), 100_000);
+    let next = turn(&store, 20, Turn { claim: Claim::Due, ..Turn::default() }).await.claimed.remove(0).run;
+    assert!(next.id > run.id, "ids go on");
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_running_is_interrupted() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    add(&store, job("once", Trigger::at(time(5)))).await;
+    let mut again = job("again", Trigger::at(time(5)));
+    again.on_interrupted = OnInterrupted::Rerun;
+    add(&store, again).await;
+    let claimed = turn(&store, 5, Turn { claim: Claim::Due, ..Turn::default() }).await.claimed;
+    assert_eq!(claimed.len(), 2);
+    drop(store);
+
+    let store = open(home.path());
+    for claimed in &claimed {
+        let run = store.get_run(claimed.run.id).await.unwrap().unwrap();
+        assert_eq!(run.outcome, Some(Outcome::Interrupted));
+    }
+    let rerun = turn(&store, 6, Turn { claim: Claim::Due, ..Turn::default() }).await.claimed;
+    assert_eq!(rerun.len(), 1, "at most once is the default");
+    assert_eq!((rerun[0].run.job_id.as_str(), rerun[0].run.attempt), ("again", 2));
+    assert!(store.get_job(&"once".parse().unwrap()).await.unwrap().is_none(), "it is finished");
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_who_holds_the_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let _first = open(home.path());
+    let error = SledStore::open(home.path(), SledOptions::default(), time(0)).err().unwrap();
+    assert!(matches!(error, Error::StoreHeld { .. }));
+    assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+}
+
+#[tokio::test]
+async fn history_is_pruned_and_the_disk_stays_flat() {
+    let home = tempfile::tempdir().unwrap();
+    let retention = Retention { runs_per_job: 20, events: 200, ..Retention::default() };
+    let options = SledOptions { retention, ..SledOptions::default() };
+    let store = SledStore::open(home.path(), options.clone(), time(0)).unwrap();
+    add(&store, job("fast", Trigger::every(Duration::from_secs(1)).unwrap())).await;
+    add(&store, job("slow", Trigger::every(Duration::from_secs(300)).unwrap())).await;
+    for at in 1..=1500 {
+        let claimed = turn(&store, at, Turn { claim: Claim::Due, ..Turn::default() }).await.claimed;
+        let finished = claimed.iter().map(|claimed| ended(claimed.run.id, at)).collect();
+        turn(&store, at, Turn { finished, ..Turn::default() }).await;
+    }
+    let check = async |store: &SledStore| {
+        let of = async |job: &str| {
+            let filter = RunFilter { job: Some(job.parse().unwrap()), ..RunFilter::default() };
+            store.list_runs(&filter, &Page { after: None, limit: 1000 }).await.unwrap().items.len()
+        };
+        assert_eq!((of("fast").await, of("slow").await), (20, 5), "a flood does not push out the rare job");
+        let events = store.list_events(0, 1000).await.unwrap();
+        assert!((200..260).contains(&events.len()), "{}", events.len());
+    };
+    check(&store).await;
+    drop(store);
+    let store = SledStore::open(home.path(), options, time(1500)).unwrap();
+    check(&store).await;
+    let age = time(1500) + TimeDelta::days(31);
+    let slots = BTreeMap::from([(Alias::default(), 8)]);
+    store.turn(Turn { now: age, slots, claim: Claim::Due, ..Turn::default() }).await.unwrap();
+    assert_eq!(store.counts().await.unwrap().runs, 0, "nothing is kept longer than its age");
+}
+
+#[tokio::test]
+async fn a_format_of_the_future_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    drop(open(home.path()));
+    let db = sled::open(home.path().join("db")).unwrap();
+    let format = 2u32.to_le_bytes();
+    let value = [crc32fast::hash(&format).to_le_bytes(), format].concat();
+    db.open_tree("meta").unwrap().insert("format", value).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let error = SledStore::open(home.path(), SledOptions::default(), time(0)).err().unwrap();
+    assert!(matches!(error, Error::StoreFormat { found: 2, known: 1, .. }), "{error}");
+}
