@@ -111,7 +111,7 @@ impl Dispatcher {
                 }
             };
             let due_now = turned.next_due.is_some_and(|due| due <= self.shared.clock.now());
-            if due_now && claim == Claim::Due {
+            if (due_now && claim == Claim::Due) || (stopping && self.is_idle()) {
                 tokio::task::yield_now().await;
                 continue;
             }

@@ -1,3 +1,5 @@
 //! All integration tests in one binary: the engine links slowly.
 
+mod sandbox;
+mod scheduler;
 mod stores;
