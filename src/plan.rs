@@ -73,9 +73,9 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
     plan.backlog_until = None;
     let (mut missed, mut live) = (due.missed_count, due.live_count);
     if live > 0 {
-        live += state.carried
+        live += state.carried;
     } else {
-        missed += state.carried
+        missed += state.carried;
     }
     if let Some(last) = due.last_missed {
         plan.skipped.push((FireTimes::of(last, missed), Outcome::Missed));

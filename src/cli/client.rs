@@ -109,7 +109,7 @@ impl Client {
     pub async fn stream(&self, path: &str) -> Done<impl Stream<Item = String> + Unpin + use<>> {
         let (status, body) = self.send(Method::GET, path, None).await?;
         if !status.is_success() {
-            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             let detail = serde_json::from_slice::<Problem>(&body).map_or_else(|_| status.to_string(), |p| p.detail);
             return Err(Failure::failed(detail));
         }

@@ -38,9 +38,9 @@ pub async fn serve(home: PathBuf, args: ServeArgs) -> Done {
         tokio::spawn(async move { serve_unix(&socket, router, stopped).await })
     };
     if args.paused {
-        app.scheduler.start_paused().await?
+        app.scheduler.start_paused().await?;
     } else {
-        app.scheduler.start().await?
+        app.scheduler.start().await?;
     }
     tracing::info!(home = %home.display(), socket = %socket.display(), slots = args.slots, "serving");
     let mut api = api;

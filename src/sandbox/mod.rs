@@ -146,6 +146,7 @@ impl Sandbox {
         }
     }
 
+    #[expect(unsafe_code, reason = "loading native code, whose origin is checked right before")]
     fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component> {
         if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(digest, self.compatibility)) {
             // SAFETY: the cache gives back only what this program wrote, told by an HMAC with a key
@@ -255,7 +256,7 @@ impl Call {
         let instance = self.plugin.pre.instantiate_async(&mut *store).await?;
         let function = &self.plugin.functions[self.function];
         let func = instance
-            .get_func(&mut *store, &function.index)
+            .get_func(&mut *store, function.index)
             .ok_or_else(|| wasmtime::Error::msg("the export is not in the instance"))?;
         let mut results = vec![Val::Bool(false); func.ty(&*store).results().len()];
         func.call_async(&mut *store, &self.args, &mut results).await?;

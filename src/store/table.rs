@@ -317,10 +317,10 @@ impl Table {
         run.trim();
         match kind {
             OutcomeKind::Cancelled => {
-                self.record(Event::new(EventKind::JobCancelled, ended, self.alias.clone()).run(&run))
+                self.record(Event::new(EventKind::JobCancelled, ended, self.alias.clone()).run(&run));
             }
             OutcomeKind::Interrupted => {
-                self.record(Event::new(EventKind::JobInterrupted, ended, self.alias.clone()).run(&run))
+                self.record(Event::new(EventKind::JobInterrupted, ended, self.alias.clone()).run(&run));
             }
             _ => {}
         }

@@ -325,7 +325,7 @@ fn read_fields(given: &CronFields) -> Result<(Sets, bool), Invalid> {
     };
     let mut parsed = BTreeMap::new();
     for (at, (field, text, minimum)) in order.into_iter().enumerate() {
-        let text = text.as_deref().map(str::trim).unwrap_or(if at > last { minimum } else { "*" });
+        let text = text.as_deref().map_or(if at > last { minimum } else { "*" }, str::trim);
         if text.len() > LINE_MAX || !text.is_ascii() || text == "?" {
             let reason = format!("it must be an expression of at most {LINE_MAX} ASCII characters");
             return Err(Invalid::new(format!("cron field `{}`", field.name), text, reason));

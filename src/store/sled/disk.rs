@@ -182,7 +182,7 @@ impl Disk {
                 self.commit(writes)
             }
             Some(Some(bytes)) => {
-                let found = bytes.try_into().map(u32::from_le_bytes).unwrap_or(0);
+                let found = bytes.try_into().map_or(0, u32::from_le_bytes);
                 if found == FORMAT {
                     return Ok(());
                 }
