@@ -10,13 +10,16 @@ mod power;
 mod verify;
 mod worker;
 
+/// Does so many rounds and says what came of them; panics where a promise is broken.
+type Part = fn(usize) -> String;
+
 fn main() {
     if let Ok(home) = std::env::var(worker::HOME) {
         return worker::run(home.as_ref());
     }
     // cargo passes filters and flags of its own; a name picks one part.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let parts: [(&str, fn(usize) -> String, usize); 3] =
+    let parts: [(&str, Part, usize); 3] =
         [("kill", kill::rounds, 200), ("power", power::rounds, 100), ("damage", damage::rounds, 100)];
     let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     for (name, part, default) in parts {

@@ -16,7 +16,11 @@ impl Guest for Report {
             sum,
             minimum: detail.contains(Detail::MINIMUM).then(|| values().min()).flatten(),
             maximum: detail.contains(Detail::MAXIMUM).then(|| values().max()).flatten(),
-            names: if detail.contains(Detail::NAMES) { samples.iter().map(|s| s.name.clone()).collect() } else { Vec::new() },
+            names: if detail.contains(Detail::NAMES) {
+                samples.iter().map(|s| s.name.clone()).collect()
+            } else {
+                Vec::new()
+            },
             period: match over {
                 Period::All => "all".to_owned(),
                 Period::LastDays(days) => format!("the last {days} days"),
