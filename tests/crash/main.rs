@@ -7,6 +7,7 @@
 mod damage;
 mod kill;
 mod power;
+mod replay;
 mod verify;
 mod worker;
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 /// Everything that workers on one home were told, over all their lives.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Told {
     added: BTreeSet<String>,
     removed: BTreeSet<String>,

@@ -26,7 +26,8 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
+    let (_, made) = file.keep()?;
+    std::fs::rename(made, path)?;
     sync_dir(dir)?;
     sync_dir(dir.parent().unwrap_or(dir))
 }

@@ -135,9 +135,29 @@ impl Disk {
         }
     }
 
+    /// A new database is made beside its place and moved there when it is sound: sled writes its
+    /// first files without a sync, and what a power cut leaves of them it cannot open.
     fn open_unguarded(dir: &Path) -> Result<Self> {
+        let io = |e: std::io::Error| Error::host("cannot create the store", e);
+        if !dir.exists() {
+            if note_path(dir).exists() {
+                return Err(damaged(dir, "it is gone"));
+            }
+            let new = dir.with_extension("new");
+            if new.exists() {
+                fs::remove_dir_all(&new).map_err(io)?;
+            }
+            let _ = fs::remove_file(note_path(&new));
+            drop(Disk::open_in(&new, true)?);
+            let _ = fs::remove_file(note_path(&new));
+            fs::rename(&new, dir).map_err(io)?;
+            sync_dir(dir.parent().unwrap_or(dir)).map_err(io)?;
+        }
+        Disk::open_in(dir, false)
+    }
+
+    fn open_in(dir: &Path, fresh: bool) -> Result<Self> {
         let io = |what: &'static str| move |e: std::io::Error| Error::host(format!("{what} the store"), e);
-        let fresh = !dir.join("db").exists();
         create_private_dir(dir).map_err(io("cannot create"))?;
         remove_half_snapshots(dir).map_err(io("cannot clean"))?;
         let db = sled::Config::new().path(dir).flush_every_ms(Some(500)).open().map_err(|e| opening(dir, e))?;
@@ -176,7 +196,7 @@ impl Disk {
     fn check_format(&mut self, dir: &Path, fresh: bool) -> Result<()> {
         let row = self.trees[META].get(FORMAT_KEY).map_err(|e| opening(dir, e))?;
         match row.as_deref().map(unseal) {
-            None if fresh || self.trees.iter().all(Tree::is_empty) => {
+            None if fresh => {
                 let mut writes = Writes::default();
                 writes.put(META, FORMAT_KEY.to_vec(), seal(&FORMAT.to_le_bytes()));
                 self.commit(writes)
@@ -305,7 +325,7 @@ fn batch(rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Batch {
 
 /// The note of the database in `dir`.
 pub fn note_path(dir: &Path) -> PathBuf {
-    dir.with_extension("commits")
+    dir.with_extension(if dir.extension().is_some() { "new-commits" } else { "commits" })
 }
 
 /// A kill while sled wrote a snapshot leaves a file that later stops it from opening.
