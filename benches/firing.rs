@@ -1,7 +1,7 @@
 //! What a firing costs, end to end, against the engine alone in the same run; start-up, memory and
 //! lateness. Prints ratios: absolute times depend on the machine and on what else it does.
 //!
-//! `cargo bench --bench firing` runs all of it; `-- raw fire idle late` picks parts, and
+//! `cargo bench --bench firing` runs all of it; `-- idle memory sled peers late` picks parts, and
 //! `JOBS=10000` makes it smaller.
 
 use chrono::{TimeDelta, Utc};
@@ -13,6 +13,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+// As in the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const NO_OP: &str = r#"(component
     (core module $m (memory (export "mem") 1) (func (export "run")))
@@ -27,32 +31,36 @@ fn main() {
     let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
     let jobs: usize = std::env::var("JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(100_000);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let raw = (wants("raw") || wants("fire")).then(|| raw(jobs));
-    if let Some(raw) = raw {
-        println!("raw loop, 1 thread: {:.1} µs a call", raw * 1e6);
-    }
-    if wants("fire") {
-        let raw = raw.unwrap_or(f64::NAN);
-        let home = tempfile::tempdir().unwrap();
-        let memory = runtime.block_on(fire(jobs, Arc::new(MemoryStore::new(Alias::default(), "bench"))));
-        memory.print("memory store", raw);
-        let store = SledStore::open(home.path(), SledOptions::default(), Utc::now()).unwrap();
-        let sled = runtime.block_on(fire(jobs, Arc::new(store)));
-        sled.print("sled store, durable", raw);
-        let peers = peers(jobs);
-        for (store, ours) in [("memory", &memory), ("sqlite", &sled)] {
-            match peers.get(store) {
-                Some(theirs) => println!(
-                    "APScheduler 3.11, {store} store: {theirs:.0} fires/s; ours with the {} store {:.1} times as many",
-                    if store == "memory" { "memory" } else { "sled" },
-                    ours.per_second() / theirs
-                ),
-                None => println!("APScheduler 3.11, {store} store: skipped (Python or its packages are missing)"),
-            }
-        }
-    }
+    // First, while nothing has been freed that could be used again.
     if wants("idle") {
         runtime.block_on(idle(jobs));
+    }
+    let raw = raw(jobs);
+    println!("raw loop, 1 thread: {:.1} µs a call", raw * 1e6);
+    let memory =
+        wants("memory").then(|| runtime.block_on(fire(jobs, Arc::new(MemoryStore::new(Alias::default(), "bench")))));
+    let sled = wants("sled").then(|| {
+        let home = tempfile::tempdir().unwrap();
+        let store = SledStore::open(home.path(), SledOptions::default(), Utc::now()).unwrap();
+        runtime.block_on(fire(jobs, Arc::new(store)))
+    });
+    for (name, fired) in [("memory store", &memory), ("sled store, durable", &sled)] {
+        if let Some(fired) = fired {
+            fired.print(name, raw);
+        }
+    }
+    if wants("peers") {
+        let peers = peers(jobs);
+        for (theirs, ours, fired) in [("memory", "memory", &memory), ("sqlite", "sled", &sled)] {
+            let Some(rate) = peers.get(theirs) else {
+                println!("APScheduler 3.11, {theirs} store: skipped (Python or its packages are missing)");
+                continue;
+            };
+            let times = fired.as_ref().map_or(String::new(), |fired| {
+                format!("; ours with the {ours} store {:.1} times as many", fired.per_second() / rate)
+            });
+            println!("APScheduler 3.11, {theirs} store: {rate:.0} fires/s{times}");
+        }
     }
     if wants("late") {
         runtime.block_on(lateness());
@@ -155,7 +163,7 @@ async fn fire(jobs: usize, store: Arc<dyn JobStore>) -> Fired {
     let (begun, cpu) = (Instant::now(), cpu_time());
     scheduler.start().await.unwrap();
     while scheduler.counts(&Alias::default()).await.unwrap().jobs > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
     let fired = Fired { jobs, wall: begun.elapsed().as_secs_f64(), cpu: cpu_time() - cpu };
     let filter = RunFilter { outcome: Some(OutcomeKind::Succeeded), ..RunFilter::default() };
@@ -172,6 +180,11 @@ async fn idle(jobs: usize) {
     let open = |home: &Path| SledStore::open(home, SledOptions::default(), Utc::now()).unwrap();
     let cron =
         |n: usize| Trigger::crontab(&format!("{} {} * * *", n % 60, n % 24), Dialect::Crontab, Zone::utc()).unwrap();
+    let memory = MemoryStore::new(Alias::default(), "bench");
+    let before = resident();
+    fill(&memory, jobs, cron).await;
+    println!("memory of an idle job, memory store: {:.0} bytes", (resident() - before) / jobs as f64);
+    drop(memory);
     let store = open(home.path());
     let begun = Instant::now();
     fill(&store, jobs, cron).await;
@@ -179,11 +192,6 @@ async fn idle(jobs: usize) {
     let on_disk = store.size_on_disk().await.unwrap();
     store.close().await.unwrap();
     drop(store);
-    let memory = MemoryStore::new(Alias::default(), "bench");
-    let before = resident();
-    fill(&memory, jobs, cron).await;
-    println!("memory of an idle job, memory store: {:.0} bytes", (resident() - before) / jobs as f64);
-    drop(memory);
     let begun = Instant::now();
     let store = open(home.path());
     println!(

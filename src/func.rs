@@ -4,6 +4,7 @@ use crate::invalid::Invalid;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest name of a plugin, in bytes.
 pub const PLUGIN_NAME_MAX: usize = 64;
@@ -13,7 +14,7 @@ pub const EXPORT_MAX: usize = 256;
 /// The name under which a plugin is registered: `[a-z0-9][a-z0-9_-]{0,63}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PluginName(String);
+pub struct PluginName(Arc<str>);
 
 impl PluginName {
     pub fn as_str(&self) -> &str {
@@ -34,7 +35,7 @@ impl FromStr for PluginName {
                 "it must be 1 to 64 of a-z, 0-9, `_` and `-`, the first a letter or digit",
             ));
         }
-        Ok(PluginName(text.to_owned()))
+        Ok(PluginName(text.into()))
     }
 }
 
@@ -58,7 +59,7 @@ pub struct FuncRef {
     pub module: PluginName,
     /// `None` follows the current version.
     pub version: Option<Version>,
-    pub export: String,
+    pub export: Arc<str>,
 }
 
 impl FromStr for FuncRef {
@@ -86,7 +87,7 @@ impl FromStr for FuncRef {
         if let Some(at) = export.bytes().position(|b| !legal(b)) {
             return Err(bad(&format!("character {} of the export is not allowed", at + 1)));
         }
-        Ok(FuncRef { module, version, export: export.to_owned() })
+        Ok(FuncRef { module, version, export: export.into() })
     }
 }
 
@@ -160,7 +161,7 @@ mod tests {
 
     fn check(text: &str, module: &str, version: Option<Version>, export: &str) {
         let func: FuncRef = text.parse().unwrap();
-        assert_eq!((func.module.as_str(), &func.version, func.export.as_str()), (module, &version, export));
+        assert_eq!((func.module.as_str(), &func.version, &*func.export), (module, &version, export));
         assert_eq!(func.to_string(), text);
     }
 

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub const NAME_MAX: usize = 256;
@@ -28,7 +29,7 @@ pub const ATTEMPTS_MAX: u32 = 100;
 /// A job's id: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, unique in its job store, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct JobId(String);
+pub struct JobId(Arc<str>);
 
 impl JobId {
     pub fn as_str(&self) -> &str {
@@ -48,7 +49,7 @@ impl FromStr for JobId {
                 "it must be 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or digit",
             ));
         }
-        Ok(JobId(text.to_owned()))
+        Ok(JobId(text.into()))
     }
 }
 
@@ -63,7 +64,7 @@ text_form!(JobId);
 /// The name of an executor or a job store in a scheduler. Same characters as a job id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Alias(String);
+pub struct Alias(Arc<str>);
 
 impl Alias {
     pub fn as_str(&self) -> &str {
@@ -73,7 +74,7 @@ impl Alias {
 
 impl Default for Alias {
     fn default() -> Self {
-        Alias("default".to_owned())
+        Alias("default".into())
     }
 }
 

@@ -4,6 +4,10 @@ use clap::Parser;
 use sandclock::cli::{self, Cli};
 use std::process::ExitCode;
 
+// The store and the sandbox allocate a great deal; this is measurably faster than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match cli::run(Cli::parse()) {
         Ok(code) => code,

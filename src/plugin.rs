@@ -3,6 +3,7 @@
 use crate::func::{FuncRef, PluginName, Version};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Versions kept of one plugin; registering one more than this drops the oldest that is not current.
 pub const VERSIONS_MAX: usize = 32;
@@ -18,7 +19,7 @@ pub struct Plugin {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PluginVersion {
     /// SHA-256 of the component, lower-case hexadecimal.
-    pub digest: String,
+    pub digest: Arc<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// Bytes.

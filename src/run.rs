@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use ulid::Ulid;
 
 /// Longest output that is stored, in bytes of JSON; more is cut with a mark.
@@ -280,7 +281,7 @@ pub struct Run {
     pub func: FuncRef,
     /// SHA-256 of the component that ran; absent for native functions and runs that never started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plugin_digest: Option<String>,
+    pub plugin_digest: Option<Arc<str>>,
     /// The fire time that this run stands for.
     pub scheduled_time: DateTime<Utc>,
     /// How many further fire times it stands for.
@@ -294,7 +295,7 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<DateTime<Utc>>,
     pub attempt: u32,
-    pub node: String,
+    pub node: Arc<str>,
     pub state: RunState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,

@@ -13,6 +13,7 @@ use crate::run::{Outcome, RunLogs, Usage};
 use crate::store::Claimed;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// How a run ended, as its executor saw it.
@@ -23,7 +24,7 @@ pub struct Report {
     pub ended: DateTime<Utc>,
     pub outcome: Outcome,
     pub usage: Usage,
-    pub plugin_digest: Option<String>,
+    pub plugin_digest: Option<Arc<str>>,
     pub logs: RunLogs,
 }
 

@@ -63,16 +63,14 @@ impl AsyncExecutor {
 
     /// The component that a job means, loaded.
     async fn plugin(&self, job: &Job) -> Result<Arc<Plugin>> {
-        let name = &job.func.module;
-        let plugin = self.plugins.get(name).await?.ok_or_else(|| Error::PluginNotFound(name.clone()))?;
-        let version = plugin.version(&job.func).ok_or_else(|| Error::VersionNotFound(job.func.clone()))?;
-        if let Some(loaded) = self.sandbox.loaded(&version.digest) {
+        let digest = self.plugins.resolve(&job.func).await?;
+        if let Some(loaded) = self.sandbox.loaded(&digest) {
             return Ok(loaded);
         }
-        let bytes = self.plugins.component(&version.digest).await?.ok_or_else(|| Error::PluginRefused {
-            reason: format!("the component of `{name}` is missing or damaged (register it again)"),
+        let bytes = self.plugins.component(&digest).await?.ok_or_else(|| Error::PluginRefused {
+            reason: format!("the component of `{}` is missing or damaged (register it again)", job.func.module),
         })?;
-        let (sandbox, digest) = (self.sandbox.clone(), version.digest.clone());
+        let sandbox = self.sandbox.clone();
         let load = move || sandbox.load(&digest, &bytes);
         tokio::task::spawn_blocking(load).await.map_err(|e| Error::host("loading a plugin broke off", e))?
     }
@@ -112,7 +110,7 @@ impl Executor for AsyncExecutor {
         };
         let started = self.clock.now();
         began.tell(started);
-        let (sandbox, digest) = (self.sandbox.clone(), plugin.digest().to_owned());
+        let (sandbox, digest) = (self.sandbox.clone(), plugin.digest().clone());
         let guest = async move { sandbox.call(call, &claimed.run, &claimed.job.limits, started, &cancel).await };
         let ended = guests.spawn(guest).await;
         let mut report = Report::not_started(self.clock.now(), Outcome::Cancelled);

@@ -120,7 +120,7 @@ pub async fn exec(State(app): State<App>, body: Result<Bytes, BytesRejection>) -
         started: None,
         ended: None,
         attempt: 1,
-        node: app.node.clone(),
+        node: app.node.as_str().into(),
         state: RunState::Claimed,
         outcome: None,
         usage: Usage::default(),

@@ -57,7 +57,7 @@ struct Loaded {
 
 /// A component that is ready to run.
 pub struct Plugin {
-    digest: String,
+    digest: Arc<str>,
     functions: Vec<Function>,
     pre: InstancePre<State>,
 }
@@ -124,7 +124,7 @@ impl Sandbox {
         let component = self.compile(digest, bytes)?;
         let functions = inspect::functions(&self.engine, &component)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|e| refused(&e))?;
-        let plugin = Arc::new(Plugin { digest: digest.to_owned(), functions, pre });
+        let plugin = Arc::new(Plugin { digest: digest.into(), functions, pre });
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.uses += 1;
         let uses = loaded.uses;
@@ -220,7 +220,7 @@ impl Sandbox {
 }
 
 impl Plugin {
-    pub fn digest(&self) -> &str {
+    pub fn digest(&self) -> &Arc<str> {
         &self.digest
     }
 
@@ -245,7 +245,7 @@ impl Plugin {
                 names.truncate(10);
                 names.push("…".into());
             }
-            let (plugin, export) = (func.module.clone(), func.export.clone());
+            let (plugin, export) = (func.module.clone(), func.export.to_string());
             Error::ExportNotFound { plugin, export, available: names.join(", ") }
         })
     }

@@ -30,7 +30,7 @@ impl Registry {
         }
         let digest = digest(&bytes);
         let mut plugin = self.plugins.get(&name).await?.unwrap_or_else(|| Plugin { name, versions: Vec::new() });
-        let taken = |version: &&PluginVersion| label.is_some() && version.label == label && version.digest != digest;
+        let taken = |version: &&PluginVersion| label.is_some() && version.label == label && *version.digest != *digest;
         if let Some(other) = plugin.versions.iter().find(taken) {
             let reason = format!("component {} has it already", &other.digest[..12]);
             return Err(Error::Invalid(Invalid::new("version label", label.unwrap_or_default(), reason)));
@@ -44,8 +44,8 @@ impl Registry {
         };
         let size = bytes.len() as u64;
         self.plugins.put_component(&digest, &bytes).await?;
-        plugin.versions.retain(|version| version.digest != digest);
-        let version = PluginVersion { digest, label, size, added: self.clock.now(), interface };
+        plugin.versions.retain(|version| *version.digest != *digest);
+        let version = PluginVersion { digest: digest.into(), label, size, added: self.clock.now(), interface };
         plugin.versions.push(version.clone());
         if plugin.versions.len() > VERSIONS_MAX {
             plugin.versions.remove(0);

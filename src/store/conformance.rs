@@ -97,7 +97,7 @@ fn ended(at: i64, run: RunId, outcome: Outcome) -> Finished {
         ended: time(at),
         outcome,
         usage: Usage { fuel_used: Some(7), memory_peak: Some(65536) },
-        plugin_digest: Some("ab".repeat(32)),
+        plugin_digest: Some("ab".repeat(32).into()),
         logs: RunLogs::default(),
     }
 }

@@ -6,14 +6,14 @@ use super::{
 };
 use crate::error::Result;
 use crate::event::Event;
-use crate::func::PluginName;
+use crate::func::{FuncRef, PluginName};
 use crate::job::{Alias, JobId};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A job store in memory.
 pub struct MemoryStore(Mutex<Inner>);
@@ -86,7 +86,7 @@ impl JobStore for MemoryStore {
             inner.keep(run, logs);
         }
         inner.prune_age(now);
-        inner.events.extend(delta.events);
+        inner.events.extend(turned.events.iter().cloned());
         let over = inner.events.len().saturating_sub(inner.retention.events);
         inner.events.drain(..over);
         Ok(turned)
@@ -170,6 +170,10 @@ impl PluginStore for MemoryPluginStore {
         Ok(self.plugins().plugins.get(name).cloned())
     }
 
+    async fn resolve(&self, func: &FuncRef) -> Result<Arc<str>> {
+        super::resolve(self.plugins().plugins.get(&func.module), func)
+    }
+
     async fn list(&self) -> Result<Vec<Plugin>> {
         Ok(self.plugins().plugins.values().cloned().collect())
     }
@@ -194,7 +198,7 @@ impl PluginStore for MemoryPluginStore {
 impl Plugins {
     fn drop_unused(&mut self) {
         let used: Vec<&str> =
-            self.plugins.values().flat_map(|plugin| &plugin.versions).map(|version| version.digest.as_str()).collect();
+            self.plugins.values().flat_map(|plugin| &plugin.versions).map(|version| &*version.digest).collect();
         self.components.retain(|digest, _| used.contains(&digest.as_str()));
     }
 }

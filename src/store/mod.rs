@@ -11,7 +11,7 @@ pub use memory::{MemoryPluginStore, MemoryStore};
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::func::PluginName;
+use crate::func::{FuncRef, PluginName};
 use crate::job::{Alias, Job, JobId, JobState, Status};
 use crate::plugin::Plugin;
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Runs that one turn claims at most; more wait for the next turn.
-pub const TURN_RUNS_MAX: usize = 512;
+pub const TURN_RUNS_MAX: usize = 256;
 /// Entries on one page of a list.
 pub const PAGE_MAX: usize = 1000;
 
@@ -66,7 +66,7 @@ pub struct Finished {
     pub ended: DateTime<Utc>,
     pub outcome: Outcome,
     pub usage: Usage,
-    pub plugin_digest: Option<String>,
+    pub plugin_digest: Option<Arc<str>>,
     pub logs: RunLogs,
 }
 
@@ -314,6 +314,10 @@ pub trait PluginStore: Send + Sync {
 
     async fn get(&self, name: &PluginName) -> Result<Option<Plugin>>;
 
+    /// The digest of the component that a func means now. Called for every run, so it must be cheap.
+    /// Errors: `PluginNotFound`, `VersionNotFound`.
+    async fn resolve(&self, func: &FuncRef) -> Result<Arc<str>>;
+
     /// All plugins, by name.
     async fn list(&self) -> Result<Vec<Plugin>>;
 
@@ -325,6 +329,13 @@ pub trait PluginStore: Send + Sync {
 
     /// The component's bytes, verified against the digest; `None` if there is none.
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>>;
+}
+
+/// What [`PluginStore::resolve`] answers, given the plugin.
+pub(crate) fn resolve(plugin: Option<&Plugin>, func: &FuncRef) -> Result<Arc<str>> {
+    let plugin = plugin.ok_or_else(|| Error::PluginNotFound(func.module.clone()))?;
+    let version = plugin.version(func).ok_or_else(|| Error::VersionNotFound(func.clone()))?;
+    Ok(version.digest.clone())
 }
 
 /// The error of a store that was closed or has failed before.

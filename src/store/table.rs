@@ -28,7 +28,6 @@ pub struct Delta {
     pub touched: BTreeSet<JobId>,
     /// Of these, the ones whose definition changed too.
     pub defined: BTreeSet<JobId>,
-    pub events: Vec<Event>,
     pub ended: Vec<(Run, RunLogs)>,
 }
 
@@ -43,7 +42,7 @@ struct Entry {
 
 pub struct Table {
     alias: Alias,
-    node: String,
+    node: Arc<str>,
     jobs: BTreeMap<JobId, Entry>,
     /// By executor: (due, id) of every job that has something due some day.
     due: BTreeMap<Alias, BTreeSet<(DateTime<Utc>, JobId)>>,
@@ -52,6 +51,7 @@ pub struct Table {
     live: HashMap<RunId, Run>,
     last_seq: u64,
     last_id: Ulid,
+    events: Vec<Event>,
     delta: Delta,
 }
 
@@ -60,13 +60,14 @@ impl Table {
     pub fn new(alias: Alias, node: String, entropy: u128) -> Self {
         Table {
             alias,
-            node,
+            node: node.into(),
             jobs: BTreeMap::new(),
             due: BTreeMap::new(),
             manual: BTreeSet::new(),
             live: HashMap::new(),
             last_seq: 0,
             last_id: Ulid::from_parts(0, entropy),
+            events: Vec::new(),
             delta: Delta::default(),
         }
     }
@@ -82,7 +83,7 @@ impl Table {
     }
 
     /// Ends the runs that were going when the process before this one died.
-    pub fn recover(&mut self, now: DateTime<Utc>) -> Delta {
+    pub fn recover(&mut self, now: DateTime<Utc>) -> (Vec<Event>, Delta) {
         let running: Vec<JobId> =
             self.jobs.iter().filter(|(_, e)| !e.state.running.is_empty()).map(|(id, _)| id.clone()).collect();
         for id in running {
@@ -102,7 +103,7 @@ impl Table {
                 });
             }
         }
-        std::mem::take(&mut self.delta)
+        (std::mem::take(&mut self.events), std::mem::take(&mut self.delta))
     }
 
     fn run_of(&self, id: &JobId, running: &RunningRun) -> Option<Run> {
@@ -155,7 +156,7 @@ impl Table {
                 .any(|(alias, due)| slots.get(alias) == Some(&0) && due.first().is_some_and(|(at, _)| *at <= now));
         }
         let delta = std::mem::take(&mut self.delta);
-        turned.events.clone_from(&delta.events);
+        turned.events = std::mem::take(&mut self.events);
         (turned, delta)
     }
 
@@ -579,7 +580,7 @@ impl Table {
         self.last_seq += 1;
         event.seq = self.last_seq;
         event.jobstore = self.alias.clone();
-        self.delta.events.push(event);
+        self.events.push(event);
     }
 
     /// A fresh id, larger than every one before it, whatever the clock does.

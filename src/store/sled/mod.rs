@@ -27,7 +27,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::func::PluginName;
+use crate::func::{FuncRef, PluginName};
 use crate::job::{Alias, Job, JobId, JobState};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
@@ -39,7 +39,7 @@ use history::History;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// How a [`SledStore`] is opened.
 #[derive(Debug, Clone)]
@@ -63,7 +63,11 @@ pub struct SledStore {
     /// Turns are serial: whoever commits holds this.
     turns: Arc<Mutex<()>>,
     state: Arc<Mutex<State>>,
+    /// What the database holds of plugins, readable while a commit is under way.
+    plugins: Plugins,
 }
+
+type Plugins = Arc<RwLock<BTreeMap<PluginName, Plugin>>>;
 
 enum State {
     Open(Box<Open>),
@@ -76,7 +80,7 @@ struct Open {
     disk: Disk,
     table: Table,
     history: History,
-    plugins: BTreeMap<PluginName, Plugin>,
+    plugins: Plugins,
     lock: DirLock,
 }
 
@@ -97,14 +101,16 @@ impl SledStore {
     pub fn open(home: &Path, options: SledOptions, now: DateTime<Utc>) -> Result<Self> {
         let lock = DirLock::take(home)?;
         let mut open = Open::load(home, &options, lock)?;
-        let delta = open.table.recover(now);
-        open.keep(now, delta)?;
-        export::write_if_due(home, now, &open.plugins, &open.table);
+        let (events, delta) = open.table.recover(now);
+        open.keep(now, &events, &delta)?;
+        export::write_if_due(home, now, &plugins(&open.plugins), &open.table);
+        let plugins = open.plugins.clone();
         Ok(SledStore {
             home: home.to_owned(),
             options,
             turns: Arc::default(),
             state: Arc::new(Mutex::new(State::Open(Box::new(open)))),
+            plugins,
         })
     }
 
@@ -128,7 +134,7 @@ impl SledStore {
     /// failed.
     async fn write<T: Send + 'static>(&self, write: impl FnOnce(&mut Open) -> Result<T> + Send + 'static) -> Result<T> {
         let (turns, state) = (self.turns.clone(), self.state.clone());
-        let (home, options) = (self.home.clone(), self.options.clone());
+        let (home, options, known) = (self.home.clone(), self.options.clone(), self.plugins.clone());
         let work = move || {
             let _turn = lock(&turns);
             let mut state = lock(&state);
@@ -136,7 +142,11 @@ impl SledStore {
                 && let State::Failed(reason, dir) = std::mem::replace(&mut *state, State::Closed)
             {
                 match Open::load(&home, &options, dir) {
-                    Ok(open) => *state = State::Open(Box::new(open)),
+                    // Readers hold on to the map that was there; what the disk says is the same.
+                    Ok(mut open) => {
+                        open.plugins.clone_from(&known);
+                        *state = State::Open(Box::new(open));
+                    }
                     Err(error) => {
                         *state = State::Failed(reason, DirLock::take(&home)?);
                         return Err(error);
@@ -185,18 +195,18 @@ impl Open {
             };
             table.restore(id, job, state);
         }
-        let mut plugins = BTreeMap::new();
+        let mut known = BTreeMap::new();
         for (key, bytes) in joined(&disk, PLUGIN)? {
             let plugin: Plugin = serde_json::from_slice(&bytes)
                 .map_err(|e| disk::damaged(&home.join("db"), format!("plugin `{key}` cannot be decoded: {e}")))?;
-            plugins.insert(plugin.name.clone(), plugin);
+            known.insert(plugin.name.clone(), plugin);
         }
-        Ok(Open { disk, table, history, plugins, lock })
+        Ok(Open { disk, table, history, plugins: Arc::new(RwLock::new(known)), lock })
     }
 
     /// Makes a delta durable.
-    fn keep(&mut self, now: DateTime<Utc>, delta: Delta) -> Result<()> {
-        if delta.touched.is_empty() && delta.events.is_empty() && delta.ended.is_empty() {
+    fn keep(&mut self, now: DateTime<Utc>, events: &[Event], delta: &Delta) -> Result<()> {
+        if delta.touched.is_empty() && events.is_empty() && delta.ended.is_empty() {
             return Ok(());
         }
         let mut writes = Writes::default();
@@ -214,7 +224,7 @@ impl Open {
                 self.put_pieces(JOB, key, Some(&bytes), &mut writes)?;
             }
         }
-        self.history.add(now, &delta.events, &delta.ended, &mut writes)?;
+        self.history.add(now, events, &delta.ended, &mut writes)?;
         for key in std::mem::take(&mut writes.remove_pieces) {
             self.put_pieces(disk::DETAIL, &key, None, &mut writes)?;
         }
@@ -274,6 +284,10 @@ fn joined(disk: &Disk, tree: usize) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(values)
 }
 
+fn plugins(plugins: &Plugins) -> RwLockReadGuard<'_, BTreeMap<PluginName, Plugin>> {
+    plugins.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -284,7 +298,7 @@ impl JobStore for SledStore {
         self.write(move |open| {
             let now = turn.now;
             let (turned, delta) = open.table.turn(turn);
-            open.keep(now, delta)?;
+            open.keep(now, &turned.events, &delta)?;
             Ok(turned)
         })
         .await
@@ -339,7 +353,7 @@ impl JobStore for SledStore {
         let work = move || {
             let _turn = lock(&turns);
             if let State::Open(open) = std::mem::replace(&mut *lock(&state), State::Closed) {
-                export::write(&home, Utc::now(), &open.plugins, &open.table);
+                export::write(&home, Utc::now(), &plugins(&open.plugins), &open.table);
             }
         };
         tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("closing the store broke off", e))
@@ -355,33 +369,36 @@ impl PluginStore for SledStore {
             let bytes = serde_json::to_vec(&plugin).map_err(|e| Error::host("cannot encode a plugin", e))?;
             open.put_pieces(PLUGIN, plugin.name.as_str().as_bytes(), Some(&bytes), &mut writes)?;
             open.disk.commit(writes)?;
-            open.plugins.insert(plugin.name.clone(), plugin);
-            component::drop_unused(&home, open.plugins.values());
+            open.plugins.write().unwrap_or_else(PoisonError::into_inner).insert(plugin.name.clone(), plugin);
+            component::drop_unused(&home, plugins(&open.plugins).values());
             Ok(())
         })
         .await
     }
 
     async fn get(&self, name: &PluginName) -> Result<Option<Plugin>> {
-        let name = name.clone();
-        self.read(move |open| Ok(open.plugins.get(&name).cloned())).await
+        Ok(plugins(&self.plugins).get(name).cloned())
     }
 
     async fn list(&self) -> Result<Vec<Plugin>> {
-        self.read(|open| Ok(open.plugins.values().cloned().collect())).await
+        Ok(plugins(&self.plugins).values().cloned().collect())
+    }
+
+    async fn resolve(&self, func: &FuncRef) -> Result<Arc<str>> {
+        super::resolve(plugins(&self.plugins).get(&func.module), func)
     }
 
     async fn remove(&self, name: &PluginName) -> Result<bool> {
         let (home, name) = (self.home.clone(), name.clone());
         self.write(move |open| {
-            if !open.plugins.contains_key(&name) {
+            if !plugins(&open.plugins).contains_key(&name) {
                 return Ok(false);
             }
             let mut writes = Writes::default();
             open.put_pieces(PLUGIN, name.as_str().as_bytes(), None, &mut writes)?;
             open.disk.commit(writes)?;
-            open.plugins.remove(&name);
-            component::drop_unused(&home, open.plugins.values());
+            open.plugins.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            component::drop_unused(&home, plugins(&open.plugins).values());
             Ok(true)
         })
         .await
