@@ -18,6 +18,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The layout that this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -39,6 +40,9 @@ const NAMES: [&str; 7] = ["meta", "job", "hot", "run", "log", "detail", "plugin"
 
 const FORMAT_KEY: &[u8] = b"format";
 const SUM_KEY: &[u8] = b"sum";
+/// How long sled's own lock is waited for.
+const LOCK_TRIES: u32 = 500;
+const LOCK_WAIT: Duration = Duration::from_millis(10);
 /// The thread that opens databases; a panic in it is a diagnosis, not a bug report.
 pub const OPENER: &str = "sandclock-store";
 
@@ -160,7 +164,7 @@ impl Disk {
         let io = |what: &'static str| move |e: std::io::Error| Error::host(format!("{what} the store"), e);
         create_private_dir(dir).map_err(io("cannot create"))?;
         remove_half_snapshots(dir).map_err(io("cannot clean"))?;
-        let db = sled::Config::new().path(dir).flush_every_ms(Some(500)).open().map_err(|e| opening(dir, e))?;
+        let db = open_unlocked(dir).map_err(|e| opening(dir, e))?;
         let open_tree = |name: &str| db.open_tree(name).map_err(|e| opening(dir, e));
         let mut trees = Vec::with_capacity(NAMES.len());
         for name in NAMES {
@@ -310,6 +314,22 @@ impl Disk {
     pub fn size(&self) -> Result<u64> {
         self.db.size_on_disk().map_err(broken)
     }
+}
+
+/// sled's own lock may still be held for a moment by a thread of a database that this process has
+/// just closed; nobody else can hold it, because the home is ours.
+fn open_unlocked(dir: &Path) -> sled::Result<Db> {
+    let config = sled::Config::new().path(dir).flush_every_ms(Some(500));
+    for _ in 0..LOCK_TRIES {
+        match config.open() {
+            // sled hides the error's kind in its text.
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(LOCK_WAIT);
+            }
+            opened => return opened,
+        }
+    }
+    config.open()
 }
 
 fn batch(rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Batch {
