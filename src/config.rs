@@ -10,6 +10,7 @@ use crate::store::{PluginStore, SledOptions, SledStore};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// An installation: a home directory, opened.
 #[derive(Clone)]
@@ -20,7 +21,12 @@ pub struct App {
     pub executor: Arc<dyn Executor>,
     pub home: PathBuf,
     pub node: String,
+    /// Calls without a job that may go on at one time; the slots are for jobs.
+    pub execs: Arc<Semaphore>,
 }
+
+/// Calls without a job at one time; more wait.
+pub const EXECS_MAX: usize = 8;
 
 /// How an installation is opened.
 #[derive(Debug, Clone)]
@@ -53,7 +59,7 @@ impl App {
             let (home, node, now) = (home.clone(), node.clone(), clock.now());
             move || -> Result<(SledStore, Sandbox)> {
                 let store = SledStore::open(&home, SledOptions { node, ..SledOptions::default() }, now)?;
-                let sandbox = Sandbox::new(slots, Some(&home.join("cache")))?;
+                let sandbox = Sandbox::new(slots + EXECS_MAX, Some(&home.join("cache")))?;
                 Ok((store, sandbox))
             }
         };
@@ -68,7 +74,7 @@ impl App {
         scheduler.add_executor(Alias::default(), executor.clone()).await?;
         scheduler.add_jobstore(Alias::default(), store).await?;
         let registry = Registry::new(sandbox, plugins, clock);
-        Ok(App { scheduler, registry, executor, home, node })
+        Ok(App { scheduler, registry, executor, home, node, execs: Arc::new(Semaphore::new(EXECS_MAX)) })
     }
 
     /// Ends what runs within `grace` and closes the store.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Lines of one file; past about 500, ask what second thing it has become.
-const LINES_MAX: usize = 680;
+const LINES_MAX: usize = 660;
 
 /// Modules by floor. A module uses its own floor's and lower ones; on floor 2, adapters do not know
 /// each other, but for the executor that drives the sandbox.

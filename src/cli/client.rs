@@ -17,6 +17,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tower::ServiceExt;
 
+/// How long a home that another process holds is waited for.
+const OPEN_TRIES: u32 = 30;
+const OPEN_WAIT: Duration = Duration::from_millis(100);
+
 pub enum Client {
     Daemon(PathBuf),
     Local { app: App, router: Router },
@@ -26,13 +30,22 @@ impl Client {
     /// The daemon of this home if one answers, else the home itself.
     pub async fn connect(home: PathBuf) -> Done<Self> {
         let socket = socket_path(&home);
-        #[cfg(unix)]
-        if tokio::net::UnixStream::connect(&socket).await.is_ok() {
-            return Ok(Client::Daemon(socket));
+        for tries_left in (0..OPEN_TRIES).rev() {
+            #[cfg(unix)]
+            if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+                return Ok(Client::Daemon(socket));
+            }
+            match App::open(AppOptions { home: home.clone(), slots: AsyncOptions::SLOTS }).await {
+                // Another command has it for a moment, or a daemon is about to listen.
+                Err(crate::Error::StoreHeld { .. }) if tries_left > 0 => tokio::time::sleep(OPEN_WAIT).await,
+                opened => {
+                    let app = opened?;
+                    let router = router(app.clone());
+                    return Ok(Client::Local { app, router });
+                }
+            }
         }
-        let app = App::open(AppOptions { home, slots: AsyncOptions::SLOTS }).await?;
-        let router = router(app.clone());
-        Ok(Client::Local { app, router })
+        unreachable!("the last try returns")
     }
 
     /// Without a daemon, runs that are asked for now start in this process.

@@ -31,6 +31,11 @@ pub struct EventsArgs {
 
 pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
     let EventMask(mask) = args.mask.parse()?;
+    if args.follow && client.is_local() {
+        return Err(Failure::failed(
+            "no daemon runs on this home, so nothing will happen (`sandclock serve` starts one)",
+        ));
+    }
     if args.follow {
         let mut stream = client.stream(&format!("/v1/events/stream?since={}&mask={mask}", args.since)).await?;
         loop {

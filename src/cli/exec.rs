@@ -116,7 +116,7 @@ pub async fn run(args: ExecArgs, client: &Client, output: Output) -> Done {
             eprintln!("{}: {}", field(line, "level"), field(line, "message"));
         }
         if succeeded && !done["outcome"]["value"].is_null() {
-            println!("{}", done["outcome"]["value"]);
+            println!("{}", crate::invalid::printable(&done["outcome"]["value"].to_string(), usize::MAX));
         }
         let fuel = thousands(done["fuel_used"].as_u64().unwrap_or(0));
         let memory = bytes(done["memory_peak"].as_u64().unwrap_or(0));

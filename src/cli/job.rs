@@ -9,7 +9,7 @@ use super::{Done, Failure};
 use crate::func::FuncRef;
 use crate::http::{JobSpec, OnConflict};
 use crate::job::{Alias, Coalesce, JobId, OnInterrupted, Overlap, Retry};
-use crate::run::OutcomeKind;
+use crate::run::{OutcomeKind, RunId};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {
-    /// Schedule a function.
+    /// Schedule a function; without --cron, --every, --at or --trigger it runs once, now.
     Add(Box<AddArgs>),
     /// List jobs.
     List(ListArgs),
@@ -168,14 +168,18 @@ pub struct HistoryArgs {
     outcome: Option<OutcomeKind>,
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
+    /// Continue after this run.
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<RunId>,
 }
 
 pub async fn run(command: JobCommand, client: &Client, output: Output) -> Done {
     match command {
         JobCommand::Add(args) => {
+            let verb = if args.keep_existing { "there is" } else { "added" };
             let job: Value = client.post("/v1/jobs", &args.spec()?).await?;
             output.show(&job, || {
-                println!("added job {}: {}, next run {}", field(&job, "id"), field(&job, "trigger_text"), next(&job));
+                println!("{verb} job {}: {}, next run {}", field(&job, "id"), field(&job, "trigger_text"), next(&job));
                 if client.is_local() {
                     println!("no daemon runs on this home: `sandclock serve` fires it");
                 }
@@ -201,7 +205,8 @@ pub async fn run(command: JobCommand, client: &Client, output: Output) -> Done {
         }
         JobCommand::History(args) => {
             let outcome = args.outcome.map_or_else(String::new, |kind| format!("&outcome={kind}"));
-            let path = format!("/v1/runs?job={}&limit={}{outcome}", args.id, args.limit);
+            let after = args.after.map_or_else(String::new, |run| format!("&after={run}"));
+            let path = format!("/v1/runs?job={}&limit={}{outcome}{after}", args.id, args.limit);
             let list: Value = client.get(&path).await?;
             if list["items"].as_array().is_none_or(Vec::is_empty) {
                 // A job that is finished is gone while its history stays; one that never was is an error.
@@ -279,7 +284,7 @@ async fn run_now(args: RunArgs, client: &Client, output: Output) -> Done {
     };
     let succeeded = run["outcome"]["kind"] == "succeeded";
     output.show(&run, || println!("run {id} {}", outcome(&run["outcome"])));
-    match succeeded || !args.wait {
+    match succeeded {
         true => Ok(ExitCode::SUCCESS),
         false if output.json => Ok(ExitCode::FAILURE),
         false => {

@@ -97,7 +97,7 @@ type Done<T = ExitCode> = Result<T, Failure>;
 
 /// Prints a failure as one line and gives its exit code.
 pub fn fail(failure: &Failure) -> ExitCode {
-    eprintln!("sandclock: {}", failure.text.replace('\n', " "));
+    eprintln!("sandclock: {}", crate::invalid::printable(&failure.text.replace('\n', " "), 4000));
     ExitCode::from(failure.code)
 }
 
@@ -161,10 +161,14 @@ fn log_to_stderr(default: &str) {
 }
 
 /// A damaged database makes its library panic; that becomes a diagnosis, so the panic's own text
-/// would only frighten.
+/// would only frighten. A closed pipe is no bug either.
 fn quiet_store_panics() {
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        // Whoever read our output has gone, as in `sandclock run list | head -1`.
+        if info.to_string().contains("failed printing to stdout") {
+            std::process::exit(0);
+        }
         if std::thread::current().name() != Some(crate::store::OPENER_THREAD) {
             loud(info);
         }

@@ -95,7 +95,8 @@ pub fn outcome(outcome: &Value) -> String {
         _ => field(outcome, "error"),
     };
     let trap = if trap.is_empty() { trap } else { format!(" ({trap})") };
-    if detail.is_empty() { format!("{kind}{trap}") } else { format!("{kind}{trap}: {detail}") }
+    let shown = if detail.is_empty() { format!("{kind}{trap}") } else { format!("{kind}{trap}: {detail}") };
+    printable(&shown, 4000)
 }
 
 /// Bytes for people: `64 MiB`.

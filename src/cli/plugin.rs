@@ -51,6 +51,7 @@ pub async fn run(command: PluginCommand, client: &Client, output: Output) -> Don
         PluginCommand::Show { name } => {
             let plugin: Value = client.get(&format!("/v1/plugins/{name}")).await?;
             output.show(&plugin, || {
+                println!("plugin {name}, newest version first");
                 for version in plugin["versions"].as_array().into_iter().flatten().rev() {
                     print_version(&field(&plugin, "name"), version);
                 }
@@ -73,7 +74,11 @@ async fn add(args: AddArgs, client: &Client, output: Output) -> Done<()> {
             stem.to_ascii_lowercase().parse().map_err(|e: crate::Invalid| e.hint("give one with --name"))?
         }
     };
-    let size = std::fs::metadata(&args.file).map_err(|e| Failure::failed(format!("cannot read `{file}`: {e}")))?.len();
+    let meta = std::fs::metadata(&args.file).map_err(|e| Failure::failed(format!("cannot read `{file}`: {e}")))?;
+    if !meta.is_file() {
+        return Err(Failure::failed(format!("`{file}` is no file (give a .wasm component)")));
+    }
+    let size = meta.len();
     if size > crate::sandbox::COMPONENT_BYTES_MAX as u64 {
         let most = crate::sandbox::COMPONENT_BYTES_MAX;
         return Err(Failure::failed(format!(

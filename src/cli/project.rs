@@ -33,6 +33,9 @@ const TARGET: &str = "wasm32-wasip2";
 pub fn new(args: &NewArgs, output: Output) -> Done {
     let Lang::Rust = args.lang;
     let name = args.name.as_str();
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        return Err(Failure::failed(format!("`{name}` cannot be a Rust package (begin with a letter)")));
+    }
     let dir = Path::new(name);
     if dir.exists() {
         return Err(Failure::failed(format!("`{name}` exists already (choose another name or remove it)")));
@@ -55,7 +58,7 @@ pub fn new(args: &NewArgs, output: Output) -> Done {
         let path = dir.join(path);
         let write = || {
             std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
-            std::fs::write(&path, text.replace("{name}", name).replace("{wit}", &wit))
+            std::fs::write(&path, text.replace("%NAME%", name).replace("%WIT%", &wit))
         };
         write().map_err(|e| Failure::failed(format!("cannot write `{}`: {e}", path.display())))?;
     }

@@ -49,15 +49,17 @@ pub async fn serve(home: PathBuf, args: ServeArgs) -> Done {
         _ = terminate.recv() => None,
         served = &mut api => Some(served),
     };
-    tracing::info!("stopping");
+    tracing::info!(grace = ?args.grace, "stopping; runs that go on have so long to end");
+    // The API answers until then, so that an operator can see and cancel what is waited for.
+    let closed = app.close(args.grace).await;
     stop.cancel();
-    app.close(args.grace).await?;
     if served.is_none() {
         // Streams of events would keep the API open for ever.
         let _ = tokio::time::timeout(Duration::from_secs(1), &mut api).await;
         api.abort();
         let _ = std::fs::remove_file(&socket);
     }
+    closed?;
     match served {
         Some(Ok(Err(error))) => Err(error.into()),
         Some(Err(error)) => Err(Failure::failed(format!("the API broke off: {error}"))),

@@ -39,6 +39,9 @@ pub async fn status(client: &Client, output: Output) -> Done {
 pub fn recover(home: &Path, output: Output) -> Done {
     let recovered = recover_store(home, Utc::now())?;
     output.show(&recovered, || {
+        for id in &recovered.left_out {
+            println!("left out job {id}: its time is past, it may have run");
+        }
         println!("the damaged database is kept in {}", recovered.kept.display());
         match &recovered.from {
             Some(from) => println!(

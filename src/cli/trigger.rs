@@ -6,7 +6,7 @@ use super::output::{Output, relative};
 use crate::http::{Preview, PreviewSpec};
 use crate::invalid::Invalid;
 use crate::trigger::{Dialect, Trigger, Zone};
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Utc};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,8 +22,8 @@ pub struct NextArgs {
     /// 5 fields, 6 (seconds first), 7 (year last), @daily and its like, or `@every 90s`.
     line: String,
     /// How many times to show.
-    #[arg(short, value_name = "N", default_value_t = 10)]
-    n: usize,
+    #[arg(short, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    n: u16,
     #[command(flatten)]
     zone: ZoneArg,
     /// How weekday numbers are read: crontab, quartz or apscheduler.
@@ -80,12 +80,14 @@ impl TriggerArgs {
 /// RFC 3339, or a civil time in `zone`.
 pub fn parse_time(text: &str, zone: &Zone) -> Result<DateTime<Utc>, Invalid> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        return Ok(at.to_utc());
+        let at = at.to_utc();
+        return crate::trigger::check_instant(at).map(|()| at);
     }
     let civil = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
     let civil = civil.iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok());
     let date = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|date| date.and_hms_opt(0, 0, 0));
-    civil.or_else(date).map(|civil| zone.instant(civil)).ok_or_else(|| {
+    let sound = |civil: &NaiveDateTime| (1970..=2200).contains(&civil.year());
+    civil.or_else(date).filter(sound).map(|civil| zone.instant(civil)).ok_or_else(|| {
         Invalid::new("time", text, "it is not understood").hint("such as `2027-01-01T09:00:00Z` or `2027-01-01 09:00`")
     })
 }
@@ -96,7 +98,7 @@ pub async fn run(command: TriggerCommand, client: &Client, output: Output) -> Do
     let from = args.from.as_deref().map(|text| parse_time(text, &zone)).transpose()?;
     let trigger = Trigger::crontab(&args.line, args.dialect, zone)?;
     let preview: Preview =
-        client.post("/v1/triggers/preview", &PreviewSpec { trigger, from, count: Some(args.n) }).await?;
+        client.post("/v1/triggers/preview", &PreviewSpec { trigger, from, count: Some(usize::from(args.n)) }).await?;
     output.show(&preview, || {
         println!("{} in {}", preview.text, preview.timezone);
         for at in &preview.times {

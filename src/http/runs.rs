@@ -126,6 +126,8 @@ pub async fn exec(State(app): State<App>, body: Result<Bytes, BytesRejection>) -
         usage: Usage::default(),
         has_logs: false,
     };
+    // Never closed, so this only waits.
+    let _place = app.execs.acquire().await;
     // A caller that goes away takes the call with it.
     let cancel = CancellationToken::new();
     let _gone = cancel.clone().drop_guard();

@@ -74,6 +74,7 @@ pub async fn preview(State(app): State<App>, body: Result<Bytes, BytesRejection>
     let spec: PreviewSpec = strict_json::from_slice("preview", &body?)?;
     spec.trigger.validate()?;
     let from = spec.from.unwrap_or_else(|| app.scheduler.clock().now());
+    crate::trigger::check_instant(from)?;
     let trigger = spec.trigger.anchored(from);
     let times = trigger.preview(from, spec.count.unwrap_or(10).min(PREVIEW_MAX));
     if times.is_empty() {

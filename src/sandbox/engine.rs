@@ -17,8 +17,9 @@ pub const RESOURCES_MAX: usize = 512;
 pub const TRANSFER_BYTES_MAX: usize = 16 << 20;
 /// Random bytes that one call may ask for: the host makes them without a pause.
 pub const RANDOM_BYTES_MAX: u64 = 64 << 10;
-/// Fuel between two pauses of a run, about two milliseconds: how fast a cancelled loop stops.
-pub const YIELD_FUEL: u64 = 2_000_000;
+/// Fuel between two pauses of a run: how fast a cancelled loop stops. Small, because a host call
+/// that takes the host tens of microseconds may cost the guest a dozen.
+pub const YIELD_FUEL: u64 = 50_000;
 const WASM_STACK: usize = 512 << 10;
 const ASYNC_STACK: usize = 2 << 20;
 const FRAMES_MAX: usize = 20;

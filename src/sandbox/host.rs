@@ -10,7 +10,7 @@ use crate::run::{LogLevel, LogLine, Run, RunLogs};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use wasmtime::component::{ComponentType, HasData, Lift, Linker, Lower, ResourceTable};
-use wasmtime::{Result, StoreContextMut};
+use wasmtime::{Result, StoreContextMut, Trap};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{HostWallClock, WasiClocks, WasiClocksView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
@@ -57,6 +57,8 @@ pub const NOT_LINKED: &[(&str, &str)] = &[
     ("wasi:nn/", "machine learning"),
 ];
 
+/// Fuel that a log line costs, beside one for each byte.
+const LOG_FUEL: u64 = 1000;
 /// Log lines kept of one run.
 const LOG_LINES_MAX: usize = 1000;
 
@@ -208,9 +210,17 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
     run.func_wrap("current", |store: StoreContextMut<'_, State>, (): ()| Ok((store.data().info.clone(),)))?;
     run.func_wrap("fuel-left", |store: StoreContextMut<'_, State>, (): ()| Ok((store.get_fuel()?,)))?;
     let mut log = linker.instance("sandclock:plugin/log@1.0.0")?;
-    log.func_wrap("log", |mut store: StoreContextMut<'_, State>, (level, message): (Level, String)| {
-        store.data_mut().log(level, &message);
-        Ok(())
+    log.func_wrap_async("log", |mut store: StoreContextMut<'_, State>, (level, message): (Level, String)| {
+        Box::new(async move {
+            // The host's work is paid for like the guest's, and gives way like it: otherwise a guest
+            // that does nothing but log large lines would outrun its limits.
+            let cost = LOG_FUEL + message.len() as u64;
+            let left = store.get_fuel()?.checked_sub(cost).ok_or(Trap::OutOfFuel)?;
+            store.set_fuel(left)?;
+            store.data_mut().log(level, &message);
+            tokio::task::yield_now().await;
+            Ok(())
+        })
     })
 }
 

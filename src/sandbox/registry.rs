@@ -15,11 +15,14 @@ pub struct Registry {
     sandbox: Arc<Sandbox>,
     plugins: Arc<dyn PluginStore>,
     clock: Arc<dyn Clock>,
+    /// One registration at a time: a component must not be dropped as unused before its plugin is
+    /// written.
+    changes: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Registry {
     pub fn new(sandbox: Arc<Sandbox>, plugins: Arc<dyn PluginStore>, clock: Arc<dyn Clock>) -> Self {
-        Registry { sandbox, plugins, clock }
+        Registry { sandbox, plugins, clock, changes: Arc::default() }
     }
 
     /// Registers a component under a name and makes it the current version. The same component
@@ -28,6 +31,7 @@ impl Registry {
         if let Some(label) = &label {
             check_label(label).map_err(|reason| Invalid::new("version label", label, reason))?;
         }
+        let _change = self.changes.lock().await;
         let digest = digest(&bytes);
         let mut plugin = self.plugins.get(&name).await?.unwrap_or_else(|| Plugin { name, versions: Vec::new() });
         let taken = |version: &&PluginVersion| label.is_some() && version.label == label && *version.digest != *digest;
@@ -44,11 +48,17 @@ impl Registry {
         };
         let size = bytes.len() as u64;
         self.plugins.put_component(&digest, &bytes).await?;
-        plugin.versions.retain(|version| *version.digest != *digest);
+        // The same component again keeps the labels by which jobs may have pinned it.
+        let again = |version: &PluginVersion| {
+            *version.digest == *digest && (label.is_none() || version.label.is_none() || version.label == label)
+        };
+        let before = plugin.versions.iter().position(again).map(|at| plugin.versions.remove(at));
+        let label = label.or(before.and_then(|before| before.label));
         let version = PluginVersion { digest: digest.into(), label, size, added: self.clock.now(), interface };
         plugin.versions.push(version.clone());
         if plugin.versions.len() > VERSIONS_MAX {
-            plugin.versions.remove(0);
+            let dropped = plugin.versions.remove(0);
+            self.sandbox.forget(&dropped.digest);
         }
         self.plugins.put(plugin).await?;
         Ok(version)
@@ -66,6 +76,7 @@ impl Registry {
     /// Removes a plugin and the compiled code of its versions. Whether jobs use it is for the caller
     /// to ask.
     pub async fn remove(&self, name: &PluginName) -> Result<()> {
+        let _change = self.changes.lock().await;
         let plugin = self.get(name).await?;
         self.plugins.remove(name).await?;
         let others = self.plugins.list().await?;

@@ -3,6 +3,7 @@
 
 use crate::event::{Event, EventMask};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinHandle;
@@ -13,6 +14,7 @@ pub const EVENTS_MAX: usize = 8192;
 pub struct Bus {
     sender: broadcast::Sender<Arc<Event>>,
     listeners: Mutex<Vec<(ListenerId, JoinHandle<()>)>>,
+    last_id: AtomicU64,
 }
 
 /// What [`add_listener`](crate::Scheduler::add_listener) gives, to remove it again.
@@ -50,7 +52,7 @@ impl Subscription {
 
 impl Bus {
     pub fn new() -> Self {
-        Bus { sender: broadcast::Sender::new(EVENTS_MAX), listeners: Mutex::default() }
+        Bus { sender: broadcast::Sender::new(EVENTS_MAX), listeners: Mutex::default(), last_id: AtomicU64::new(0) }
     }
 
     pub fn publish(&self, events: Vec<Event>) {
@@ -84,7 +86,7 @@ impl Bus {
             }
         });
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = ListenerId(listeners.last().map_or(1, |(ListenerId(last), _)| last + 1));
+        let id = ListenerId(self.last_id.fetch_add(1, Ordering::Relaxed));
         listeners.push((id, task));
         id
     }

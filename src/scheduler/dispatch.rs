@@ -23,6 +23,8 @@ pub const CHANGES_MAX: usize = 1024;
 const TURN_CHANGES_MAX: usize = 256;
 /// How long a store that failed is left alone.
 const RETRY: TimeDelta = TimeDelta::seconds(10);
+/// How long a loop whose due jobs found no slot waits for other loops to give theirs back.
+const STARVED_RETRY: Duration = Duration::from_millis(10);
 /// How long the news that a run has begun waits for company before it costs a commit of its own.
 const LINGER: Duration = Duration::from_millis(20);
 
@@ -49,6 +51,8 @@ pub struct Dispatcher {
     pub running: Running,
     /// Raised when the store is removed or the scheduler shuts down.
     pub stop: CancellationToken,
+    /// Raised when what runs is to end; runs that start later hear of it too.
+    pub cancel_all: CancellationToken,
 }
 
 /// What waits for the next turn.
@@ -101,7 +105,7 @@ impl Dispatcher {
                 Err(error) => {
                     self.store_failed(now, &error);
                     tokio::select! {
-                        () = self.sleep_until(Some(now + RETRY)) => {}
+                        () = self.wait_until(now + RETRY) => {}
                         () = self.stop.cancelled(), if !stopping => {}
                     }
                     if stopping {
@@ -126,6 +130,8 @@ impl Dispatcher {
                 Some(request) = requests.recv() => gathered.requests.push(request),
                 () = self.sleep_until(turned.next_due) => {}
                 () = freed, if turned.starved => {}
+                // Another store's loop may have held the slots for a moment without using them.
+                () = tokio::time::sleep(STARVED_RETRY), if turned.starved && self.has_neighbours() => {}
                 _ = phase.changed() => {}
                 () = woken => {}
                 () = self.stop.cancelled(), if !stopping => {}
@@ -138,6 +144,17 @@ impl Dispatcher {
             Some(due) => self.shared.clock.sleep_until(due).await,
             None => std::future::pending().await,
         }
+    }
+
+    /// A clock's sleep is a hint and may end early.
+    async fn wait_until(&self, at: DateTime<Utc>) {
+        while self.shared.clock.now() < at {
+            self.shared.clock.sleep_until(at).await;
+        }
+    }
+
+    fn has_neighbours(&self) -> bool {
+        self.shared.stores.lock().unwrap_or_else(PoisonError::into_inner).len() > 1
     }
 
     fn is_idle(&self) -> bool {
@@ -162,7 +179,9 @@ impl Dispatcher {
             claim,
             slots: slots.iter().map(|(alias, (_, permits))| (alias.clone(), permits.len())).collect(),
         };
-        let mut turned = match self.store.turn(turn).await {
+        let taken = AssertUnwindSafe(self.store.turn(turn)).catch_unwind().await;
+        let broken = |_| Err(Error::StoreFailed { what: "a turn broke off".into(), source: None });
+        let mut turned = match taken.unwrap_or_else(broken) {
             Ok(turned) => turned,
             Err(error) => {
                 for reply in replies {
@@ -194,7 +213,7 @@ impl Dispatcher {
         }
         let left: usize = slots.values().map(|(_, permits)| permits.len()).sum();
         drop(slots);
-        if left > 0 {
+        if left > 0 && !finished.is_empty() {
             self.shared.freed.notify_waiters();
         }
         Ok(turned)
@@ -218,7 +237,7 @@ impl Dispatcher {
         tell: mpsc::UnboundedSender<News>,
     ) {
         let run = claimed.run.id;
-        let cancel = CancellationToken::new();
+        let cancel = self.cancel_all.child_token();
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run, cancel.clone());
         let clock = self.shared.clock.clone();
         let news = tell.clone();

@@ -21,7 +21,6 @@ use crate::run::{Run, RunId, RunLogs, RunState};
 use crate::store::{Change, Conflict, Counts, JobEntry, JobFilter, JobStore, List, Page, Reply, RunFilter};
 use crate::trigger::Trigger;
 use bus::Bus;
-use chrono::TimeDelta;
 use dispatch::{Dispatcher, Request, Running};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,6 +68,7 @@ struct StoreEntry {
     requests: mpsc::Sender<Request>,
     running: Running,
     stop: CancellationToken,
+    cancel_all: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
 
@@ -186,34 +186,38 @@ impl Scheduler {
     /// Stops claiming, lets runs end as `drain` says, records what became of each, and closes the
     /// stores.
     pub async fn shutdown(&self, drain: Drain) -> Result<()> {
+        // Whatever fails on the way, everything is brought to its end.
+        let mut first_error = None;
         if self.phase() != Phase::Stopped {
-            self.record(EventKind::SchedulerShutdown, None).await?;
+            first_error = self.record(EventKind::SchedulerShutdown, None).await.err();
             self.0.phase.send_replace(Phase::Stopped);
         }
-        let aliases: Vec<Alias> = self.stores().keys().cloned().collect();
-        let mut stores = Vec::new();
-        for alias in aliases {
-            stores.extend(self.stores().remove(&alias));
-        }
-        for entry in &stores {
+        // The stores stay in their places while runs drain, so that callers can see and cancel them.
+        let mut tasks = Vec::new();
+        for entry in self.stores().values_mut() {
             entry.stop.cancel();
+            tasks.extend(entry.task.take());
         }
-        if let Drain::For(grace) = drain {
-            let ended = futures::future::join_all(stores.iter_mut().filter_map(|entry| entry.task.as_mut()));
-            if tokio::time::timeout(grace, ended).await.is_ok() {
-                for entry in &mut stores {
-                    entry.task = None;
-                }
-            }
+        let mut drained = futures::future::join_all(tasks);
+        if let Drain::For(grace) = drain
+            && tokio::time::timeout(grace, &mut drained).await.is_ok()
+        {
+            drained = futures::future::join_all(Vec::new());
         }
-        for entry in &mut stores {
-            entry.finish().await?;
+        for entry in self.stores().values() {
+            entry.cancel_all.cancel();
+        }
+        // A loop ends when its runs have; an executor keeps its promise to return soon.
+        drained.await;
+        let stores = std::mem::take(&mut *self.stores());
+        for (_, mut entry) in stores {
+            first_error = first_error.or(entry.finish().await.err());
         }
         let executors = std::mem::take(&mut *lock(&self.0.executors));
         for (_, entry) in executors {
             entry.executor.shutdown().await;
         }
-        Ok(())
+        first_error.map_or(Ok(()), Err)
     }
 
     // --- executors and job stores ---
@@ -244,7 +248,7 @@ impl Scheduler {
     /// Adds a job store under an alias and starts its loop.
     pub async fn add_jobstore(&self, alias: Alias, store: Arc<dyn JobStore>) -> Result<()> {
         let (requests, receiver) = mpsc::channel(CHANGES_MAX);
-        let (running, stop) = (Running::default(), CancellationToken::new());
+        let (running, stop, cancel_all) = (Running::default(), CancellationToken::new(), CancellationToken::new());
         {
             let mut stores = self.stores();
             if stores.contains_key(&alias) {
@@ -256,9 +260,10 @@ impl Scheduler {
                 shared: self.0.clone(),
                 running: running.clone(),
                 stop: stop.clone(),
+                cancel_all: cancel_all.clone(),
             };
             let task = Some(tokio::spawn(dispatcher.run(receiver)));
-            stores.insert(alias.clone(), StoreEntry { store, requests, running, stop, task });
+            stores.insert(alias.clone(), StoreEntry { store, requests, running, stop, cancel_all, task });
         }
         self.record(EventKind::JobstoreAdded, Some(alias.to_string())).await
     }
@@ -390,18 +395,21 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Waits until a run has ended. The run may not have been claimed yet.
+    /// Waits until a run has ended. One that was asked for may still wait for its slot.
     pub async fn wait_run(&self, id: RunId) -> Result<Run> {
-        let mut events = self.subscribe(EventKind::JobExecuted | EventKind::JobError);
+        let mask = EventKind::JobExecuted | EventKind::JobError | EventKind::SchedulerShutdown.into();
+        let mut events = self.subscribe(mask);
         loop {
-            match self.get_run(id).await {
-                Ok(run) if run.state == RunState::Ended => return Ok(run),
-                Ok(_) | Err(Error::RunNotFound(_)) => {}
-                Err(error) => return Err(error),
+            let run = self.get_run(id).await?;
+            if run.state == RunState::Ended {
+                return Ok(run);
             }
             loop {
                 match events.next().await {
                     Some(Heard::Event(event)) if event.run_id == Some(id) => break,
+                    Some(Heard::Event(event)) if event.kind == EventKind::SchedulerShutdown => {
+                        return Err(Error::NotRunning);
+                    }
                     Some(Heard::Event(_)) => {}
                     Some(Heard::Lagged(_)) => break,
                     None => return Err(Error::NotRunning),
@@ -462,13 +470,12 @@ impl Scheduler {
                     let was = entry.state.quarantine.is_some();
                     match self.check(&job).await {
                         Ok(()) if was => {
-                            self.change(&alias, Change::Release { id: entry.id }).await?;
-                            released += 1;
+                            released += self.still_there(&alias, Change::Release { id: entry.id }).await?;
                         }
                         Err(error) if !was && !error.is_host() => {
                             let reason = error.to_string();
-                            self.change(&alias, Change::Quarantine { id: entry.id, reason }).await?;
-                            quarantined += 1;
+                            quarantined +=
+                                self.still_there(&alias, Change::Quarantine { id: entry.id, reason }).await?;
                         }
                         _ => {}
                     }
@@ -480,6 +487,15 @@ impl Scheduler {
             }
         }
         Ok((quarantined, released))
+    }
+
+    /// Makes a change unless its job has left meanwhile. Says how many jobs that was.
+    async fn still_there(&self, store: &Alias, change: Change) -> Result<usize> {
+        match self.change(store, change).await {
+            Ok(_) => Ok(1),
+            Err(Error::JobNotFound(_)) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     // --- inside ---
@@ -581,9 +597,7 @@ impl StoreEntry {
     /// Ends the loop, cancelling what still runs, and closes the store.
     async fn finish(&mut self) -> Result<()> {
         self.stop.cancel();
-        for token in lock(&self.running).values() {
-            token.cancel();
-        }
+        self.cancel_all.cancel();
         if let Some(task) = self.task.take() {
             // The loop ends when its runs have; an executor keeps its promise to return soon.
             let _ = task.await;
@@ -599,9 +613,4 @@ fn names<'a>(aliases: impl Iterator<Item = &'a Alias>) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The time since a run should have started.
-pub fn lateness(run: &Run) -> Option<TimeDelta> {
-    run.started.map(|started| started - run.scheduled_time)
 }

@@ -22,6 +22,11 @@ pub async fn check<S: JobStore>(make: impl AsyncFn() -> S) {
     a_paused_job_is_not_due_and_what_it_missed_is_recorded(&Bench::new(make().await)).await;
     a_job_without_an_executor_is_quarantined(&Bench::new(make().await)).await;
     a_failed_run_is_tried_again(&Bench::new(make().await)).await;
+    attempts_that_wait_are_bounded(&Bench::new(make().await)).await;
+    a_quarantined_job_is_kept_whatever_it_waits_for(&Bench::new(make().await)).await;
+    a_promised_run_ends_even_if_its_job_is_removed(&Bench::new(make().await)).await;
+    a_rescheduled_job_goes_on(&Bench::new(make().await)).await;
+    a_fine_clock_claims_each_fire_time_once(&Bench::new(make().await)).await;
     a_run_asked_for_starts_even_when_paused(&Bench::new(make().await)).await;
     a_job_changed_at_the_same_time_is_not_overwritten(&Bench::new(make().await)).await;
     events_are_numbered_without_gaps_and_read_again(&Bench::new(make().await)).await;
@@ -211,6 +216,74 @@ async fn a_failed_run_is_tried_again<S: JobStore>(bench: &Bench<S>) {
     assert_ne!(again.id, run);
     bench.end(15, again.id, Outcome::Failed { error: "no".into() }).await;
     assert!(bench.store.get_job(&id("a")).await.expect("a read").is_none(), "it gives up");
+}
+
+async fn attempts_that_wait_are_bounded<S: JobStore>(bench: &Bench<S>) {
+    let retry = Retry {
+        max_attempts: 9,
+        first: Duration::from_secs(100_000),
+        cap: Duration::from_secs(100_000),
+        ..Retry::default()
+    };
+    bench.add(Job { retry, ..every_ten("a") }).await;
+    for n in 1..300 {
+        let run = bench.claim(10 * n).await.claimed.remove(0).run.id;
+        bench.end(10 * n, run, Outcome::Failed { error: "no".into() }).await;
+    }
+    let entry = bench.store.get_job(&id("a")).await.expect("a read").expect("it is kept");
+    assert_eq!(entry.state.pending.len(), super::table::PENDING_MAX);
+}
+
+async fn a_quarantined_job_is_kept_whatever_it_waits_for<S: JobStore>(bench: &Bench<S>) {
+    let retry = Retry { max_attempts: 2, ..Retry::default() };
+    bench.add(Job { retry, ..once("a", 10) }).await;
+    let run = bench.claim(10).await.claimed.remove(0).run.id;
+    bench.end(10, run, Outcome::Failed { error: "no".into() }).await;
+    let none = Turn { now: time(20), claim: Claim::Due, ..Turn::default() };
+    assert!(bench.store.turn(none).await.expect("a turn").claimed.is_empty(), "its executor is gone");
+    let entry = bench.store.get_job(&id("a")).await.expect("a read").expect("it is kept");
+    assert_eq!(entry.state.status(), Status::Quarantined);
+    bench.change(21, Change::Release { id: id("a") }).await.expect("released");
+    assert_eq!(bench.claim(22).await.claimed.remove(0).run.attempt, 2, "and goes on where it was");
+
+    bench.add(once("b", 30)).await;
+    let run = bench.claim(30).await.claimed.remove(0).run.id;
+    bench.end(31, run, Outcome::Invalid { error: "its plugin is gone".into() }).await;
+    let entry = bench.store.get_job(&id("b")).await.expect("a read").expect("it is kept");
+    assert_eq!(entry.state.quarantine.as_deref(), Some("its plugin is gone"));
+}
+
+async fn a_promised_run_ends_even_if_its_job_is_removed<S: JobStore>(bench: &Bench<S>) {
+    bench.add(every_ten("a")).await;
+    let Ok(Reply::Run(run)) = bench.change(1, Change::Run { id: id("a") }).await else { panic!("asked for") };
+    let waiting = bench.store.get_run(run).await.expect("a read").expect("it is known at once");
+    assert_eq!(waiting.state, RunState::Claimed);
+    bench.change(2, Change::Remove { id: id("a") }).await.expect("removed");
+    let ended = bench.store.get_run(run).await.expect("a read").expect("it is in the history");
+    assert_eq!(ended.outcome, Some(Outcome::Cancelled));
+}
+
+async fn a_rescheduled_job_goes_on<S: JobStore>(bench: &Bench<S>) {
+    bench.add(once("a", 10)).await;
+    let run = bench.claim(10).await.claimed.remove(0).run.id;
+    let base = bench.store.get_job(&id("a")).await.expect("a read").and_then(|entry| entry.job).expect("a job");
+    let job = Box::new(Job { trigger: Trigger::at(time(50)), ..(*base).clone() });
+    bench.change(11, Change::Modify { base, job }).await.expect("modified");
+    bench.end(12, run, value()).await;
+    assert_eq!(bench.claim(50).await.claimed.len(), 1, "it did not leave with its old trigger's last run");
+}
+
+async fn a_fine_clock_claims_each_fire_time_once<S: JobStore>(bench: &Bench<S>) {
+    let fine = time(0) + TimeDelta::nanoseconds(123_456_789);
+    let add = Change::Add { job: Box::new(every_ten("a")), paused: false, conflict: Conflict::Refuse };
+    let turn = Turn { now: fine, changes: vec![add], ..Turn::default() };
+    let Ok(Reply::Job(entry)) = bench.store.turn(turn).await.expect("a turn").replies.remove(0) else {
+        panic!("added")
+    };
+    let next = entry.state.next_run_time.expect("a fire time");
+    assert_eq!(next.timestamp_subsec_nanos() % 1000, 0, "what a store keeps is what it says");
+    let again = entry.job.expect("a job").trigger.next_fire_time(Some(next), next).expect("another");
+    assert_eq!(again - next, TimeDelta::seconds(10));
 }
 
 async fn a_run_asked_for_starts_even_when_paused<S: JobStore>(bench: &Bench<S>) {

@@ -104,8 +104,8 @@ impl JobStore for MemoryStore {
 
     async fn get_run(&self, id: RunId) -> Result<Option<Run>> {
         let inner = self.inner()?;
-        let kept = || inner.runs.get(&id).map(|(run, _)| run);
-        Ok(inner.table.live().get(&id).or_else(kept).cloned())
+        let kept = || inner.runs.get(&id).map(|(run, _)| run.clone());
+        Ok(inner.table.run(id).or_else(kept))
     }
 
     async fn list_runs(&self, filter: &RunFilter, page: &Page) -> Result<List<Run>> {

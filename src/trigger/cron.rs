@@ -147,6 +147,10 @@ impl Cron {
         self
     }
 
+    pub(super) fn bounds(&self) -> [Option<DateTime<Utc>>; 2] {
+        [self.written.start, self.written.end]
+    }
+
     pub fn zone(&self) -> &Zone {
         &self.written.timezone
     }
@@ -154,7 +158,7 @@ impl Cron {
     /// The first fire time later than `after`.
     pub(super) fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let second = TimeDelta::seconds(1);
-        let after = self.written.start.map_or(after, |start| after.max(start - second));
+        let after = self.written.start.map_or(after, |start| after.max(super::clamp(start) - second));
         let next = match (self.written.dst, self.fixed_time) {
             (Dst::Once, true) => self.next_once(after),
             (Dst::Once, false) | (Dst::Wall, _) => self.next_wall(after, false),

@@ -93,16 +93,23 @@ impl Trigger {
             let given = humantime::format_duration(interval.every).to_string();
             return Err(Invalid::new("interval", given, "it must be 1 second to 10 years"));
         }
-        Ok(())
+        let instants = match self {
+            Trigger::Date(date) => [date.at, None],
+            Trigger::Interval(interval) => [interval.start, interval.end],
+            Trigger::Cron(cron) => cron.bounds(),
+        };
+        instants.into_iter().flatten().try_for_each(check_instant)
     }
 
     /// Replaces what means "when the job is added" by that instant.
     #[must_use]
     pub fn anchored(self, now: DateTime<Utc>) -> Self {
+        // Stores keep microseconds: a grid that is finer would come back as another one.
+        let now = clamp(now).trunc_subsecs(6);
         match self {
-            Trigger::Date(Date { at: None }) => Trigger::at(now),
-            Trigger::Interval(Interval { every, start: None, end }) => {
-                let start = Some(now + delta(every));
+            Trigger::Date(Date { at }) => Trigger::at(at.map_or(now, |at| at.trunc_subsecs(6))),
+            Trigger::Interval(Interval { every, start, end }) => {
+                let start = Some(start.map_or_else(|| now + delta(every), |start| start.trunc_subsecs(6)));
                 Trigger::Interval(Interval { every, start, end })
             }
             other => other,
@@ -130,6 +137,7 @@ impl Trigger {
 
     /// The first `count` fire times at or after `from`.
     pub fn preview(&self, from: DateTime<Utc>, count: usize) -> Vec<DateTime<Utc>> {
+        let from = clamp(from);
         let first = self.next_fire_time(None, from);
         std::iter::successors(first, |at| self.next_fire_time(Some(*at), from)).take(count).collect()
     }
@@ -167,6 +175,14 @@ fn earliest() -> DateTime<Utc> {
 
 fn latest() -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2200, 12, 31, 23, 59, 59).single().unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// Refuses an instant at which nothing could ever fire.
+pub fn check_instant(at: DateTime<Utc>) -> Result<(), Invalid> {
+    if clamp(at) == at {
+        return Ok(());
+    }
+    Err(Invalid::new("time", at.to_rfc3339(), "it must lie between 1970 and 2200"))
 }
 
 /// Fire times lie between 1970 and 2200.

@@ -106,6 +106,23 @@ async fn what_a_dead_process_left_running_is_interrupted() {
 }
 
 #[tokio::test]
+async fn an_interval_keeps_its_grid_over_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let fine = time(0) + TimeDelta::nanoseconds(123_456_789);
+    let job = job("a", Trigger::every(Duration::from_secs(10)).unwrap());
+    let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse };
+    store.turn(Turn { now: fine, changes: vec![change], ..Turn::default() }).await.unwrap();
+    drop(store);
+    let store = open(home.path());
+    let run = turn(&store, 11, Turn { claim: Claim::Due, ..Turn::default() }).await.claimed.remove(0).run;
+    turn(&store, 11, Turn { finished: vec![ended(run.id, 11)], ..Turn::default() }).await;
+    let next = store.get_job(&"a".parse().unwrap()).await.unwrap().unwrap().state.next_run_time.unwrap();
+    assert_eq!(next - run.scheduled_time, TimeDelta::seconds(10));
+    assert_eq!(run.coalesced, 0);
+}
+
+#[tokio::test]
 async fn a_second_process_is_told_who_holds_the_directory() {
     let home = tempfile::tempdir().unwrap();
     let _first = open(home.path());

@@ -6,7 +6,7 @@ use super::disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes, note_path};
 use super::{JOB_VERSION, StoredJob, codec};
 use crate::error::{Error, Result};
 use crate::func::PluginName;
-use crate::job::{Job, JobState};
+use crate::job::{Job, JobId, JobState};
 use crate::plugin::Plugin;
 use crate::store::table::Table;
 use chrono::{DateTime, Utc};
@@ -29,6 +29,8 @@ struct Export {
 struct ExportedJob {
     job: Job,
     paused: bool,
+    #[serde(default)]
+    quarantine: Option<String>,
 }
 
 /// What `recover` brought back.
@@ -40,6 +42,8 @@ pub struct Recovered {
     pub from: Option<PathBuf>,
     pub plugins: usize,
     pub jobs: usize,
+    /// Jobs of the export that would not fire again, or whose one time is past: they may have run.
+    pub left_out: Vec<JobId>,
 }
 
 /// Writes today's export unless there is one. Failure is logged: the store works without.
@@ -52,8 +56,8 @@ pub fn write_if_due(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginNa
 /// Writes today's export over an earlier one of today.
 pub fn write(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginName, Plugin>, table: &Table) {
     let jobs = table.entries(None).filter_map(|entry| {
-        let paused = entry.state.paused;
-        entry.job.map(|job| ExportedJob { job: (*job).clone(), paused })
+        let (paused, quarantine) = (entry.state.paused, entry.state.quarantine);
+        entry.job.map(|job| ExportedJob { job: (*job).clone(), paused, quarantine })
     });
     let export =
         Export { version: 1, exported: now, plugins: plugins.values().cloned().collect(), jobs: jobs.collect() };
@@ -93,7 +97,13 @@ pub fn recover(home: &Path, now: DateTime<Utc>) -> Result<Recovered> {
         }
     }
     let kept = home.join(format!("db.damaged-{}", now.format("%Y%m%dT%H%M%S%.3fZ")));
-    std::fs::rename(home.join("db"), &kept).map_err(|e| Error::host("cannot move the damaged database aside", e))?;
+    let moved = std::fs::rename(home.join("db"), &kept);
+    match moved {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::host("cannot move the damaged database aside", e));
+        }
+        _ => {}
+    }
     let _ = std::fs::remove_file(note_path(&home.join("db")));
     let read = |path: &PathBuf| -> Option<Export> {
         let bytes = std::fs::read(path).ok()?;
@@ -102,15 +112,15 @@ pub fn recover(home: &Path, now: DateTime<Utc>) -> Result<Recovered> {
     let found = all(home).into_iter().rev().find_map(|path| read(&path).map(|export| (path, export)));
     let mut disk = Disk::open(home)?;
     let (from, export) = found.unzip();
-    let (plugins, jobs) = match export {
-        None => (0, 0),
+    let (plugins, jobs, left_out) = match export {
+        None => (0, 0, Vec::new()),
         Some(export) => restore(&mut disk, now, &export)?,
     };
     drop(lock);
-    Ok(Recovered { kept, from, plugins, jobs })
+    Ok(Recovered { kept, from, plugins, jobs, left_out })
 }
 
-fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usize, usize)> {
+fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usize, usize, Vec<JobId>)> {
     let encode = |e| Error::host("cannot encode a record", e);
     let mut writes = Writes::default();
     for plugin in &export.plugins {
@@ -120,10 +130,20 @@ fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usiz
         }
     }
     let mut jobs = 0;
-    for ExportedJob { job, paused } in &export.jobs {
-        let Some(next) = job.trigger.next_fire_time(None, now) else { continue };
+    let mut left_out = Vec::new();
+    for ExportedJob { job, paused, quarantine } in &export.jobs {
+        let next = job.trigger.next_fire_time(None, now).filter(|next| *next > now);
+        let Some(next) = next else {
+            left_out.push(job.id.clone());
+            continue;
+        };
         let key = job.id.as_str().as_bytes();
-        let state = JobState { next_run_time: Some(next), ..JobState::restored(*paused) };
+        let state = JobState {
+            next_run_time: Some(next),
+            paused: *paused,
+            quarantine: quarantine.clone(),
+            ..JobState::default()
+        };
         writes.put(HOT, key.to_vec(), codec::seal(&codec::encode_state(&state)));
         let bytes = serde_json::to_vec(&StoredJob { v: JOB_VERSION, job }).map_err(encode)?;
         for (key, value) in codec::pieces(key, &bytes) {
@@ -132,5 +152,5 @@ fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usiz
         jobs += 1;
     }
     disk.commit(writes)?;
-    Ok((export.plugins.len(), jobs))
+    Ok((export.plugins.len(), jobs, left_out))
 }

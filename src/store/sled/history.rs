@@ -18,8 +18,9 @@ const INLINE_MAX: usize = 2048;
 const PRUNED_PER_TURN: usize = 1024;
 
 /// Where an ended run is.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Place {
+    job: JobId,
     block: u64,
     /// Its logs or the data of its outcome are in DETAIL.
     detail: bool,
@@ -70,7 +71,8 @@ struct Key {
 
 impl History {
     /// Rebuilds the index. Every row was verified before.
-    pub fn load(disk: &Disk, retention: Retention) -> Result<Self> {
+    pub fn load(disk: &Disk, retention: Retention, now: DateTime<Utc>) -> Result<Self> {
+        let oldest = oldest_kept(&retention, now);
         let mut history = History {
             retention,
             by_id: BTreeMap::new(),
@@ -85,7 +87,11 @@ impl History {
             let block = number(&key)?;
             for (detail, entry) in entries(&value)? {
                 let key: Key = parse(entry)?;
-                history.by_id.insert(key.id, Place { block, detail });
+                if key.id.0.timestamp_ms() < oldest {
+                    // Pruned before; its block is kept for the sake of others.
+                    continue;
+                }
+                history.by_id.insert(key.id, Place { job: key.job_id.clone(), block, detail });
                 *history.blocks.entry(block).or_default() += 1;
                 of_job.entry(key.job_id).or_default().push(key.id);
             }
@@ -149,7 +155,7 @@ impl History {
                 entry = json(&slim(run))?;
             }
             let block = first_block + packer.push(detail, &entry) as u64;
-            self.by_id.insert(run.id, Place { block, detail });
+            self.by_id.insert(run.id, Place { job: run.job_id.clone(), block, detail });
             *self.blocks.entry(block).or_default() += 1;
             let of_job = self.by_job.entry(run.job_id.clone()).or_default();
             of_job.push_back(run.id);
@@ -195,12 +201,11 @@ impl History {
 
     /// A run's id says when it was claimed.
     fn prune_age(&mut self, now: DateTime<Utc>, writes: &mut Writes) {
-        let oldest = (now - self.retention.age).timestamp_millis().max(0) as u64;
+        let oldest = oldest_kept(&self.retention, now);
         for _ in 0..PRUNED_PER_TURN {
-            let Some((id, _)) = self.by_id.first_key_value().filter(|(id, _)| id.0.timestamp_ms() < oldest) else {
-                return;
-            };
-            self.drop_run(*id, writes);
+            let first = self.by_id.first_key_value().map(|(id, _)| *id);
+            let Some(id) = first.filter(|id| id.0.timestamp_ms() < oldest) else { return };
+            self.drop_run(id, writes);
         }
     }
 
@@ -216,6 +221,12 @@ impl History {
     /// Forgets a run; a block goes with its last one.
     fn drop_run(&mut self, id: RunId, writes: &mut Writes) {
         let Some(place) = self.unlink(id) else { return };
+        if let Some(of_job) = self.by_job.get_mut(&place.job) {
+            of_job.retain(|kept| *kept != id);
+            if of_job.is_empty() {
+                self.by_job.remove(&place.job);
+            }
+        }
         if place.detail {
             writes.remove_pieces.push(id.0.to_bytes().to_vec());
         }
@@ -297,6 +308,11 @@ impl History {
         }
         Ok(events)
     }
+}
+
+/// Runs claimed before this many milliseconds after 1970 are not kept.
+fn oldest_kept(retention: &Retention, now: DateTime<Utc>) -> u64 {
+    (now - retention.age).timestamp_millis().max(0) as u64
 }
 
 /// The run as it stood when an event of this kind was recorded.

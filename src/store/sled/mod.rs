@@ -28,7 +28,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
-use crate::job::{Alias, Job, JobId, JobState};
+use crate::job::{Alias, Job, JobId};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
 use async_trait::async_trait;
@@ -37,7 +37,8 @@ use codec::{decode_state, encode_state, piece_of, pieces, prefix, seal, unseal};
 use disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes};
 use history::History;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
@@ -63,6 +64,8 @@ pub struct SledStore {
     /// Turns are serial: whoever commits holds this.
     turns: Arc<Mutex<()>>,
     state: Arc<Mutex<State>>,
+    /// Held until the store is closed.
+    lock: Arc<Mutex<Option<DirLock>>>,
     /// What the database holds of plugins, readable while a commit is under way.
     plugins: Plugins,
 }
@@ -71,8 +74,8 @@ type Plugins = Arc<RwLock<BTreeMap<PluginName, Plugin>>>;
 
 enum State {
     Open(Box<Open>),
-    /// A commit failed; the next turn opens the database again.
-    Failed(String, DirLock),
+    /// A commit failed; the next turn opens the database again. Which runs go on in this process.
+    Failed(String, HashSet<RunId>),
     Closed,
 }
 
@@ -81,7 +84,9 @@ struct Open {
     table: Table,
     history: History,
     plugins: Plugins,
-    lock: DirLock,
+    /// Runs that the turn under way claimed and ended: what to take back if it fails.
+    claimed: Vec<RunId>,
+    ended: Vec<RunId>,
 }
 
 /// A job definition on disk.
@@ -100,7 +105,7 @@ impl SledStore {
     /// `StoreFormat` if a newer program wrote it. Blocks; call it outside the runtime's threads.
     pub fn open(home: &Path, options: SledOptions, now: DateTime<Utc>) -> Result<Self> {
         let lock = DirLock::take(home)?;
-        let mut open = Open::load(home, &options, lock)?;
+        let mut open = Open::load(home, &options, now)?;
         let (events, delta) = open.table.recover(now);
         open.keep(now, &events, &delta)?;
         export::write_if_due(home, now, &plugins(&open.plugins), &open.table);
@@ -110,6 +115,7 @@ impl SledStore {
             options,
             turns: Arc::default(),
             state: Arc::new(Mutex::new(State::Open(Box::new(open)))),
+            lock: Arc::new(Mutex::new(Some(lock))),
             plugins,
         })
     }
@@ -138,28 +144,17 @@ impl SledStore {
         let work = move || {
             let _turn = lock(&turns);
             let mut state = lock(&state);
-            if let State::Failed(..) = &*state
-                && let State::Failed(reason, dir) = std::mem::replace(&mut *state, State::Closed)
-            {
-                match Open::load(&home, &options, dir) {
-                    // Readers hold on to the map that was there; what the disk says is the same.
-                    Ok(mut open) => {
-                        open.plugins.clone_from(&known);
-                        *state = State::Open(Box::new(open));
-                    }
-                    Err(error) => {
-                        *state = State::Failed(reason, DirLock::take(&home)?);
-                        return Err(error);
-                    }
-                }
+            if let State::Failed(_, running) = &*state {
+                let open = Open::reload(&home, &options, running, &known)?;
+                *state = State::Open(Box::new(open));
             }
             let State::Open(open) = &mut *state else { return Err(closed()) };
-            let result = write(open);
-            if let Err(error @ Error::StoreFailed { .. }) = &result
-                && let State::Open(open) = std::mem::replace(&mut *state, State::Closed)
-            {
+            let result = std::panic::catch_unwind(AssertUnwindSafe(|| write(open)))
+                .unwrap_or_else(|_| Err(Error::StoreFailed { what: "a turn broke off".into(), source: None }));
+            if let Err(error @ Error::StoreFailed { .. }) = &result {
                 tracing::error!(error = error.chain(), "the job store failed and will be opened again");
-                *state = State::Failed(error.chain(), open.lock);
+                let running = open.running_before();
+                *state = State::Failed(error.chain(), running);
             }
             result
         };
@@ -168,9 +163,9 @@ impl SledStore {
 }
 
 impl Open {
-    fn load(home: &Path, options: &SledOptions, lock: DirLock) -> Result<Self> {
+    fn load(home: &Path, options: &SledOptions, now: DateTime<Utc>) -> Result<Self> {
         let disk = Disk::open(home)?;
-        let history = History::load(&disk, options.retention)?;
+        let history = History::load(&disk, options.retention, now)?;
         let mut table = Table::new(options.alias.clone(), options.node.clone(), super::entropy());
         table.restore_seq(history.last_seq());
         let mut definitions = joined(&disk, JOB)?;
@@ -201,7 +196,28 @@ impl Open {
                 .map_err(|e| disk::damaged(&home.join("db"), format!("plugin `{key}` cannot be decoded: {e}")))?;
             known.insert(plugin.name.clone(), plugin);
         }
-        Ok(Open { disk, table, history, plugins: Arc::new(RwLock::new(known)), lock })
+        let plugins = Arc::new(RwLock::new(known));
+        Ok(Open { disk, table, history, plugins, claimed: Vec::new(), ended: Vec::new() })
+    }
+
+    /// Opens the store again while its process lives: the runs in `running` go on.
+    fn reload(home: &Path, options: &SledOptions, running: &HashSet<RunId>, shared: &Plugins) -> Result<Self> {
+        let now = Utc::now();
+        let mut open = Open::load(home, options, now)?;
+        let (events, delta) = open.table.readopt(running, now);
+        open.keep(now, &events, &delta)?;
+        // Readers hold on to the map that they know.
+        shared.write().unwrap_or_else(PoisonError::into_inner).clone_from(&plugins(&open.plugins));
+        open.plugins = shared.clone();
+        Ok(open)
+    }
+
+    /// The runs that went on before the turn that has just failed.
+    fn running_before(&self) -> HashSet<RunId> {
+        let mut running: HashSet<RunId> = self.table.live().keys().copied().collect();
+        running.extend(&self.ended);
+        running.retain(|run| !self.claimed.contains(run));
+        running
     }
 
     /// Makes a delta durable.
@@ -297,8 +313,11 @@ impl JobStore for SledStore {
     async fn turn(&self, turn: Turn) -> Result<Turned> {
         self.write(move |open| {
             let now = turn.now;
+            open.ended = turn.finished.iter().map(|finished| finished.run).collect();
             let (turned, delta) = open.table.turn(turn);
+            open.claimed = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
             open.keep(now, &turned.events, &delta)?;
+            (open.claimed, open.ended) = (Vec::new(), Vec::new());
             Ok(turned)
         })
         .await
@@ -319,8 +338,8 @@ impl JobStore for SledStore {
     }
 
     async fn get_run(&self, id: RunId) -> Result<Option<Run>> {
-        self.read(move |open| match open.table.live().get(&id) {
-            Some(run) => Ok(Some(run.clone())),
+        self.read(move |open| match open.table.run(id) {
+            Some(run) => Ok(Some(run)),
             None => open.history.run(&open.disk, id),
         })
         .await
@@ -350,11 +369,13 @@ impl JobStore for SledStore {
 
     async fn close(&self) -> Result<()> {
         let (turns, state, home) = (self.turns.clone(), self.state.clone(), self.home.clone());
+        let dir_lock = self.lock.clone();
         let work = move || {
             let _turn = lock(&turns);
             if let State::Open(open) = std::mem::replace(&mut *lock(&state), State::Closed) {
                 export::write(&home, Utc::now(), &plugins(&open.plugins), &open.table);
             }
+            *lock(&dir_lock) = None;
         };
         tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("closing the store broke off", e))
     }
@@ -414,12 +435,5 @@ impl PluginStore for SledStore {
         let (home, digest) = (self.home.clone(), digest.to_owned());
         let work = move || component::read(&home, &digest);
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("reading a component broke off", e)))
-    }
-}
-
-impl JobState {
-    /// The state that an export brings back: nothing runs, nothing waits.
-    fn restored(paused: bool) -> Self {
-        JobState { paused, ..JobState::default() }
     }
 }

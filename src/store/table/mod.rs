@@ -3,16 +3,16 @@
 //! Both the memory store and the sled store hold one `Table`. It applies a turn and says in a
 //! [`Delta`] what changed; the sled store makes the delta durable before anybody hears of it.
 
-use super::{
-    Change, Claim, Claimed, Conflict, Counts, Finished, JobEntry, Reply, Started, TURN_RUNS_MAX, Turn, Turned,
-};
+mod change;
+
+use super::{Claim, Claimed, Counts, Finished, JobEntry, Reply, Started, TURN_RUNS_MAX, Turn, Turned};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
 use crate::job::{Alias, Job, JobId, JobState, OnInterrupted, PendingRun, RemoveReason, RunningRun, Status};
-use crate::plan::{FireTimes, passed_over, plan};
+use crate::plan::{FireTimes, plan};
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, SkipReason, Usage};
-use chrono::{DateTime, Utc};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use chrono::{DateTime, SubsecRound, Utc};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use ulid::Ulid;
 
@@ -92,15 +92,23 @@ impl Table {
                 if let Some(run) = self.run_of(&id, &running) {
                     self.live.insert(run.id, run);
                 }
-                self.finish(Finished {
-                    run: running.id,
-                    started: None,
-                    ended: now,
-                    outcome: Outcome::Interrupted,
-                    usage: Usage::default(),
-                    plugin_digest: None,
-                    logs: RunLogs::default(),
-                });
+                self.finish(interrupted(running.id, now));
+            }
+        }
+        (std::mem::take(&mut self.events), std::mem::take(&mut self.delta))
+    }
+
+    /// Takes back the runs of a store that was opened again while its process lived: `known` go on;
+    /// others were claimed by a turn whose caller was told that it failed, and never started.
+    pub fn readopt(&mut self, known: &HashSet<RunId>, now: DateTime<Utc>) -> (Vec<Event>, Delta) {
+        let running: Vec<(JobId, RunningRun)> =
+            self.jobs.iter().flat_map(|(id, entry)| entry.state.running.iter().map(|run| (id.clone(), *run))).collect();
+        for (id, running) in running {
+            if let Some(run) = self.run_of(&id, &running) {
+                self.live.insert(run.id, run);
+            }
+            if !known.contains(&running.id) {
+                self.finish(interrupted(running.id, now));
             }
         }
         (std::mem::take(&mut self.events), std::mem::take(&mut self.delta))
@@ -131,6 +139,8 @@ impl Table {
     /// Applies a turn.
     pub fn turn(&mut self, turn: Turn) -> (Turned, Delta) {
         let Turn { now, started, finished, changes, claim, mut slots } = turn;
+        // Stores keep microseconds; a finer time would not survive a restart.
+        let now = now.trunc_subsecs(6);
         let mut turned = Turned::default();
         for started in started {
             self.start(&started);
@@ -146,6 +156,12 @@ impl Table {
             for id in waiting {
                 self.claim_pending(now, &id, claim, &mut slots, &mut turned);
             }
+        }
+        if claim == Claim::Manual {
+            let due = |id: &JobId| {
+                self.jobs.get(id).filter(|entry| !entry.waiting).and_then(|entry| entry.state.manual_due())
+            };
+            turned.next_due = self.manual.iter().filter_map(due).filter(|due| *due > now).min();
         }
         if claim == Claim::Due {
             self.claim_due(now, &mut slots, &mut turned);
@@ -175,6 +191,11 @@ impl Table {
                 match slots.get(&alias) {
                     None => {
                         let _ = self.quarantine(now, &id, format!("no executor `{alias}`"));
+                        // Whatever its state says, the job does not stand at the front any more.
+                        if let Some(entry) = self.jobs.get_mut(&id) {
+                            entry.waiting = true;
+                        }
+                        self.reindex(&id);
                     }
                     Some(0) => break,
                     Some(_) => {
@@ -340,11 +361,21 @@ impl Table {
         entry.waiting = false;
         self.delta.touched.insert(id.clone());
         let Some(job) = entry.job.clone() else { return };
-        entry.state.failures = if kind.is_failure() { entry.state.failures.saturating_add(1) } else { 0 };
         let rerun =
             kind == OutcomeKind::Interrupted && job.on_interrupted == OnInterrupted::Rerun && run.attempt < RERUNS_MAX;
         let delay = if rerun { Some(chrono::TimeDelta::zero()) } else { job.retry.delay_after(run.attempt, kind) };
-        if let Some(delay) = delay.filter(|_| entry.state.leaving != Some(RemoveReason::Removed)) {
+        entry.state.failures = match kind {
+            // Somebody wanted it to end, which says nothing about the job; or it is not over yet.
+            OutcomeKind::Cancelled => entry.state.failures,
+            _ if delay.is_some() => entry.state.failures,
+            kind if kind.is_failure() => entry.state.failures.saturating_add(1),
+            _ => 0,
+        };
+        let room = entry.state.pending.len() < PENDING_MAX;
+        if delay.is_some() && !room {
+            let event = Event::new(EventKind::JobRetry, now, self.alias.clone()).run(run);
+            self.record(event.detail(format!("given up: {PENDING_MAX} attempts of this job wait already")));
+        } else if let Some(delay) = delay.filter(|_| entry.state.leaving != Some(RemoveReason::Removed)) {
             let attempt = run.attempt + 1;
             let pending = PendingRun {
                 id: retry_id,
@@ -380,6 +411,10 @@ impl Table {
             entry.state.leaving = Some(RemoveReason::Finished);
         }
         let Some(reason) = entry.state.leaving else { return };
+        // A quarantined job is kept until its reason is mended, or somebody removes it.
+        if entry.state.quarantine.is_some() && reason != RemoveReason::Removed {
+            return;
+        }
         if entry.state.running.is_empty() && entry.state.pending.is_empty() {
             self.forget(id);
             let mut event = Event::new(EventKind::JobRemoved, now, self.alias.clone()).job(id);
@@ -397,173 +432,6 @@ impl Table {
         self.manual.remove(id);
         self.delta.touched.insert(id.clone());
         self.delta.defined.insert(id.clone());
-    }
-
-    fn change(&mut self, now: DateTime<Utc>, change: Change) -> Result<Reply> {
-        match change {
-            Change::Add { job, paused, conflict } => self.add(now, *job, paused, conflict),
-            Change::Modify { base, job } => self.modify(now, &base, *job),
-            Change::Remove { id } => self.remove(now, &id).map(|()| Reply::Done),
-            Change::RemoveAll => {
-                let ids: Vec<JobId> = self.jobs.keys().cloned().collect();
-                for id in &ids {
-                    self.remove(now, id)?;
-                }
-                self.record(Event::new(EventKind::AllJobsRemoved, now, self.alias.clone()));
-                Ok(Reply::Done)
-            }
-            Change::Pause { id } => self.pause(now, &id),
-            Change::Resume { id } => self.resume(now, &id),
-            Change::Run { id } => self.run_now(now, &id),
-            Change::Quarantine { id, reason } => self.quarantine(now, &id, reason),
-            Change::Release { id } => {
-                let state = self.state(&id)?;
-                if state.quarantine.take().is_some() {
-                    self.delta.touched.insert(id.clone());
-                    self.reindex(&id);
-                    let event = Event::new(EventKind::JobResumed, now, self.alias.clone()).job(&id);
-                    self.record(event.detail("what it was quarantined for is mended"));
-                }
-                self.reply(&id)
-            }
-            Change::Record { event } => {
-                self.record(*event);
-                Ok(Reply::Done)
-            }
-        }
-    }
-
-    fn add(&mut self, now: DateTime<Utc>, mut job: Job, paused: bool, conflict: Conflict) -> Result<Reply> {
-        let id = job.id.clone();
-        if self.jobs.contains_key(&id) {
-            match conflict {
-                Conflict::Refuse => return Err(Error::JobExists(id)),
-                Conflict::Keep => return self.reply(&id),
-                Conflict::Replace => {}
-            }
-        }
-        job.trigger = job.trigger.anchored(now);
-        let next = job.trigger.next_fire_time(None, now);
-        let next_run_time = Some(next.ok_or_else(|| Error::NeverFires(job.trigger.to_string()))?);
-        let running = self.detach(&id);
-        let state = JobState { paused, next_run_time, running, ..JobState::default() };
-        self.define(job, state);
-        self.record(Event::new(EventKind::JobAdded, now, self.alias.clone()).job(&id));
-        self.reply(&id)
-    }
-
-    fn modify(&mut self, now: DateTime<Utc>, base: &Arc<Job>, mut job: Job) -> Result<Reply> {
-        let id = job.id.clone();
-        let entry = self.jobs.get(&id).ok_or_else(|| Error::JobNotFound(id.clone()))?;
-        if entry.job.as_ref() != Some(base) {
-            return Err(Error::JobChanged(id));
-        }
-        let mut state = entry.state.clone();
-        if job.trigger != base.trigger {
-            job.trigger = job.trigger.anchored(now);
-            let next = job.trigger.next_fire_time(None, now);
-            state.next_run_time = Some(next.ok_or_else(|| Error::NeverFires(job.trigger.to_string()))?);
-            (state.carried, state.backlog_until) = (0, None);
-        }
-        self.detach(&id);
-        self.define(job, state);
-        self.record(Event::new(EventKind::JobModified, now, self.alias.clone()).job(&id));
-        self.reply(&id)
-    }
-
-    /// Takes a job out of the indexes and hands over its running runs.
-    fn detach(&mut self, id: &JobId) -> Vec<RunningRun> {
-        let Some(entry) = self.jobs.remove(id) else { return Vec::new() };
-        if let (Some(at), Some(job)) = (entry.indexed, &entry.job) {
-            self.unindex(&job.executor, at, id);
-        }
-        self.manual.remove(id);
-        entry.state.running
-    }
-
-    fn define(&mut self, job: Job, state: JobState) {
-        let id = job.id.clone();
-        self.jobs.insert(id.clone(), Entry { job: Some(Arc::new(job)), state, indexed: None, waiting: false });
-        self.delta.touched.insert(id.clone());
-        self.delta.defined.insert(id.clone());
-        self.reindex(&id);
-    }
-
-    fn remove(&mut self, now: DateTime<Utc>, id: &JobId) -> Result<()> {
-        let state = self.state(id)?;
-        state.leaving = Some(RemoveReason::Removed);
-        state.next_run_time = None;
-        state.pending.clear();
-        self.delta.touched.insert(id.clone());
-        self.leave_if_exhausted(now, id);
-        self.reindex(id);
-        Ok(())
-    }
-
-    fn pause(&mut self, now: DateTime<Utc>, id: &JobId) -> Result<Reply> {
-        let state = self.state(id)?;
-        if !state.paused {
-            state.paused = true;
-            self.delta.touched.insert(id.clone());
-            self.reindex(id);
-            self.record(Event::new(EventKind::JobPaused, now, self.alias.clone()).job(id));
-        }
-        self.reply(id)
-    }
-
-    fn resume(&mut self, now: DateTime<Utc>, id: &JobId) -> Result<Reply> {
-        let state = self.state(id)?;
-        if !state.paused {
-            return self.reply(id);
-        }
-        state.paused = false;
-        self.delta.touched.insert(id.clone());
-        self.record(Event::new(EventKind::JobResumed, now, self.alias.clone()).job(id));
-        if let Some(entry) = self.jobs.get_mut(id)
-            && let Some(job) = entry.job.clone()
-        {
-            let (passed, next) = passed_over(&job, &entry.state, now);
-            entry.state.next_run_time = next;
-            (entry.state.carried, entry.state.backlog_until) = (0, None);
-            if let Some(times) = passed {
-                self.skip(now, &job, times, Outcome::Skipped { reason: SkipReason::Paused });
-            }
-        }
-        let reply = self.reply(id);
-        self.leave_if_exhausted(now, id);
-        self.reindex(id);
-        reply
-    }
-
-    fn run_now(&mut self, now: DateTime<Utc>, id: &JobId) -> Result<Reply> {
-        let run = self.next_id(now);
-        let state = self.state(id)?;
-        if let Some(reason) = &state.quarantine {
-            let invalid = crate::invalid::Invalid::new("run", id.as_str(), format!("the job is quarantined: {reason}"));
-            return Err(Error::Invalid(invalid));
-        }
-        if state.leaving == Some(RemoveReason::Removed) {
-            return Err(Error::JobNotFound(id.clone()));
-        }
-        if state.pending.len() >= PENDING_MAX {
-            return Err(Error::Busy { max: PENDING_MAX });
-        }
-        state.pending.push(PendingRun { id: run, scheduled_time: now, attempt: 1, due: now, manual: true });
-        self.delta.touched.insert(id.clone());
-        self.manual.insert(id.clone());
-        self.reindex(id);
-        Ok(Reply::Run(run))
-    }
-
-    fn quarantine(&mut self, now: DateTime<Utc>, id: &JobId, reason: String) -> Result<Reply> {
-        let state = self.state(id)?;
-        if state.quarantine.as_ref() != Some(&reason) {
-            state.quarantine = Some(reason.clone());
-            self.delta.touched.insert(id.clone());
-            self.reindex(id);
-            self.record(Event::new(EventKind::JobQuarantined, now, self.alias.clone()).job(id).detail(reason));
-        }
-        self.reply(id)
     }
 
     fn state(&mut self, id: &JobId) -> Result<&mut JobState> {
@@ -643,6 +511,16 @@ impl Table {
         self.jobs.get(id).map(|entry| (&entry.job, &entry.state))
     }
 
+    /// A run that goes on, or one that was asked for and waits.
+    pub fn run(&self, id: RunId) -> Option<Run> {
+        self.live.get(&id).cloned().or_else(|| {
+            self.manual.iter().find_map(|job| {
+                let pending = self.jobs.get(job)?.state.pending.iter().find(|pending| pending.id == id)?;
+                self.run_of(job, &(*pending).into())
+            })
+        })
+    }
+
     pub fn live(&self) -> &HashMap<RunId, Run> {
         &self.live
     }
@@ -658,5 +536,17 @@ impl Table {
             runs,
             last_event: self.last_seq,
         }
+    }
+}
+
+fn interrupted(run: RunId, now: DateTime<Utc>) -> Finished {
+    Finished {
+        run,
+        started: None,
+        ended: now,
+        outcome: Outcome::Interrupted,
+        usage: Usage::default(),
+        plugin_digest: None,
+        logs: RunLogs::default(),
     }
 }

@@ -1,0 +1,107 @@
+//! What changes while a job lives: stores keep it apart from the job, because every firing writes it.
+
+use crate::run::RunId;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// Whether a job may fire, as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    #[default]
+    Active,
+    Paused,
+    /// It cannot run for the reason in [`JobState::quarantine`], and is kept until that is mended.
+    Quarantined,
+    /// It will never fire again and is removed when its last run has ended.
+    Finished,
+}
+
+/// Why a finished job leaves, and what its JOB_REMOVED event says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemoveReason {
+    /// Its trigger has no further fire time.
+    Finished,
+    /// Somebody asked for it.
+    Removed,
+}
+
+/// A run that was claimed and has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunningRun {
+    pub id: RunId,
+    pub scheduled_time: DateTime<Utc>,
+    pub attempt: u32,
+    /// Asked for by a caller, not by the trigger.
+    pub manual: bool,
+}
+
+/// An attempt that waits for its time: a retry, a rerun, or a run that a caller asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingRun {
+    pub id: RunId,
+    pub scheduled_time: DateTime<Utc>,
+    pub attempt: u32,
+    pub due: DateTime<Utc>,
+    pub manual: bool,
+}
+
+/// What changes while a job lives. Stores keep it apart from the job, because every firing writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobState {
+    pub paused: bool,
+    pub quarantine: Option<String>,
+    pub leaving: Option<RemoveReason>,
+    /// The earliest fire time that no plan has dealt with. Kept while paused, so that resuming can
+    /// tell what was passed over.
+    pub next_run_time: Option<DateTime<Utc>>,
+    /// Fire times that an earlier plan counted into the catch-up that is still being listed.
+    pub carried: u64,
+    /// Fire times up to here were found late together; they wait for a slot instead of being skipped.
+    pub backlog_until: Option<DateTime<Utc>>,
+    /// Runs in a row that did not succeed.
+    pub failures: u32,
+    pub running: Vec<RunningRun>,
+    pub pending: Vec<PendingRun>,
+}
+
+impl JobState {
+    pub fn status(&self) -> Status {
+        if self.quarantine.is_some() {
+            Status::Quarantined
+        } else if self.leaving.is_some() {
+            Status::Finished
+        } else if self.paused {
+            Status::Paused
+        } else {
+            Status::Active
+        }
+    }
+
+    /// When a store should look at this job next: its next fire time or its earliest pending
+    /// attempt. A quarantined job is never due; a paused one only for runs that a caller asked for.
+    pub fn due(&self) -> Option<DateTime<Utc>> {
+        let pending = |run: &&PendingRun| match self.status() {
+            Status::Active | Status::Finished => true,
+            Status::Paused => run.manual,
+            Status::Quarantined => false,
+        };
+        let attempt = self.pending.iter().filter(pending).map(|run| run.due).min();
+        let fire = self.next_run_time.filter(|_| self.status() == Status::Active);
+        [fire, attempt].into_iter().flatten().min()
+    }
+}
+
+impl JobState {
+    /// When the earliest run that a caller asked for may start.
+    pub(crate) fn manual_due(&self) -> Option<DateTime<Utc>> {
+        self.pending.iter().filter(|run| run.manual).map(|run| run.due).min()
+    }
+}
+
+impl From<PendingRun> for RunningRun {
+    fn from(run: PendingRun) -> Self {
+        RunningRun { id: run.id, scheduled_time: run.scheduled_time, attempt: run.attempt, manual: run.manual }
+    }
+}
