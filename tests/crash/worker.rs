@@ -64,7 +64,13 @@ async fn load(home: &Path, acks: Acks, lasts: Duration) {
     scheduler.start().await.unwrap();
     let adders: Vec<_> = (0..8).map(|adder| tokio::spawn(add(scheduler.clone(), acks.clone(), adder))).collect();
     tokio::time::sleep(lasts).await;
-    drop(adders);
+    adders.iter().for_each(tokio::task::JoinHandle::abort);
+    scheduler.shutdown(Drain::Cancel).await.unwrap();
+    // The database's own threads may write for a moment yet; they hold its lock until they are done.
+    let db = File::open(home.join("db/db")).unwrap();
+    while db.try_lock().is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Adds one-shot jobs that fire at once, recurring ones, pauses and removes, without a pause.
