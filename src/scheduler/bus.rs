@@ -3,17 +3,17 @@
 
 use crate::event::{Event, EventMask};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::task::JoinHandle;
 
 /// Events that a listener may lag behind before it loses some.
 pub const EVENTS_MAX: usize = 8192;
 
 pub struct Bus {
     sender: broadcast::Sender<Arc<Event>>,
-    listeners: Mutex<Vec<(ListenerId, JoinHandle<()>)>>,
+    /// What stops each of them.
+    listeners: Mutex<Vec<(ListenerId, Arc<AtomicBool>)>>,
     last_id: AtomicU64,
 }
 
@@ -68,42 +68,45 @@ impl Bus {
         Subscription { receiver: self.sender.subscribe(), mask }
     }
 
-    /// Calls `listener` for each event of the mask, on a task of its own. One that panics is logged
-    /// and goes on hearing.
+    /// Calls `listener` for each event of the mask, on a thread of its own, so that one that blocks
+    /// holds up nobody. One that panics is logged and goes on hearing.
     pub fn listen(&self, mask: EventMask, listener: impl Fn(&Event) + Send + 'static) -> ListenerId {
-        let mut subscription = self.subscribe(mask);
-        let task = tokio::spawn(async move {
-            while let Some(heard) = subscription.next().await {
+        let Subscription { mut receiver, mask } = self.subscribe(mask);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let hear = move || {
+            loop {
+                let heard = receiver.blocking_recv();
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
                 match heard {
-                    Heard::Event(event) => {
+                    Ok(event) if mask.contains(event.kind) => {
                         let call = AssertUnwindSafe(|| listener(&event));
                         if std::panic::catch_unwind(call).is_err() {
                             tracing::error!(seq = event.seq, kind = %event.kind, "a listener panicked");
                         }
                     }
-                    Heard::Lagged(lost) => tracing::warn!(lost, "a listener is slow and lost events"),
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(lost)) => tracing::warn!(lost, "a listener is slow and lost events"),
+                    Err(RecvError::Closed) => return,
                 }
             }
-        });
+        };
+        if let Err(error) = std::thread::Builder::new().name("sandclock-listener".into()).spawn(hear) {
+            tracing::error!(%error, "a listener has no thread and hears nothing");
+        }
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let id = ListenerId(self.last_id.fetch_add(1, Ordering::Relaxed));
-        listeners.push((id, task));
+        listeners.push((id, stop));
         id
     }
 
-    /// False if there is no such listener.
+    /// False if there is no such listener. A call that is under way ends.
     pub fn unlisten(&self, id: ListenerId) -> bool {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(at) = listeners.iter().position(|(known, _)| *known == id) else { return false };
-        listeners.remove(at).1.abort();
+        listeners.remove(at).1.store(true, Ordering::Relaxed);
         true
-    }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        for (_, task) in self.listeners.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            task.abort();
-        }
     }
 }

@@ -46,11 +46,9 @@ pub struct Recovered {
     pub left_out: Vec<JobId>,
 }
 
-/// Writes today's export unless there is one. Failure is logged: the store works without.
-pub fn write_if_due(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginName, Plugin>, table: &Table) {
-    if !path(home, now).exists() {
-        write(home, now, plugins, table);
-    }
+/// Whether there is no export of today yet.
+pub fn is_due(home: &Path, now: DateTime<Utc>) -> bool {
+    !path(home, now).exists()
 }
 
 /// Writes today's export over an earlier one of today.

@@ -32,7 +32,7 @@ use crate::job::{Alias, Job, JobId};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use codec::{decode_state, encode_state, piece_of, pieces, prefix, seal, unseal};
 use disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes};
 use history::History;
@@ -84,6 +84,9 @@ struct Open {
     table: Table,
     history: History,
     plugins: Plugins,
+    /// Plugins or definitions of jobs changed since the last export, and when that was.
+    changed: bool,
+    exported: DateTime<Utc>,
     /// Runs that the turn under way claimed and ended: what to take back if it fails.
     claimed: Vec<RunId>,
     ended: Vec<RunId>,
@@ -97,6 +100,8 @@ struct StoredJob<J> {
 }
 
 const JOB_VERSION: u32 = 1;
+/// How old the newest export of a store that changes may become.
+const EXPORT_EVERY: TimeDelta = TimeDelta::minutes(10);
 
 impl SledStore {
     /// Opens or creates the store in `home`, and ends what a dead process left running.
@@ -108,7 +113,9 @@ impl SledStore {
         let mut open = Open::load(home, &options, now)?;
         let (events, delta) = open.table.recover(now);
         open.keep(now, &events, &delta)?;
-        export::write_if_due(home, now, &plugins(&open.plugins), &open.table);
+        if export::is_due(home, now) {
+            open.export(home, now);
+        }
         let plugins = open.plugins.clone();
         Ok(SledStore {
             home: home.to_owned(),
@@ -197,7 +204,16 @@ impl Open {
             known.insert(plugin.name.clone(), plugin);
         }
         let plugins = Arc::new(RwLock::new(known));
-        Ok(Open { disk, table, history, plugins, claimed: Vec::new(), ended: Vec::new() })
+        Ok(Open {
+            disk,
+            table,
+            history,
+            plugins,
+            changed: false,
+            exported: now,
+            claimed: Vec::new(),
+            ended: Vec::new(),
+        })
     }
 
     /// Opens the store again while its process lives: the runs in `running` go on.
@@ -210,6 +226,12 @@ impl Open {
         shared.write().unwrap_or_else(PoisonError::into_inner).clone_from(&plugins(&open.plugins));
         open.plugins = shared.clone();
         Ok(open)
+    }
+
+    /// Writes the export of today.
+    fn export(&mut self, home: &Path, now: DateTime<Utc>) {
+        export::write(home, now, &plugins(&self.plugins), &self.table);
+        (self.changed, self.exported) = (false, now);
     }
 
     /// The runs that went on before the turn that has just failed.
@@ -240,6 +262,7 @@ impl Open {
                 self.put_pieces(JOB, key, Some(&bytes), &mut writes)?;
             }
         }
+        self.changed |= !delta.defined.is_empty();
         self.history.add(now, events, &delta.ended, &mut writes)?;
         for key in std::mem::take(&mut writes.remove_pieces) {
             self.put_pieces(disk::DETAIL, &key, None, &mut writes)?;
@@ -311,6 +334,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[async_trait]
 impl JobStore for SledStore {
     async fn turn(&self, turn: Turn) -> Result<Turned> {
+        let home = self.home.clone();
         self.write(move |open| {
             let now = turn.now;
             open.ended = turn.finished.iter().map(|finished| finished.run).collect();
@@ -318,6 +342,9 @@ impl JobStore for SledStore {
             open.claimed = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
             open.keep(now, &turned.events, &delta)?;
             (open.claimed, open.ended) = (Vec::new(), Vec::new());
+            if open.changed && now - open.exported >= EXPORT_EVERY {
+                open.export(&home, now);
+            }
             Ok(turned)
         })
         .await
@@ -372,8 +399,10 @@ impl JobStore for SledStore {
         let dir_lock = self.lock.clone();
         let work = move || {
             let _turn = lock(&turns);
-            if let State::Open(open) = std::mem::replace(&mut *lock(&state), State::Closed) {
-                export::write(&home, Utc::now(), &plugins(&open.plugins), &open.table);
+            if let State::Open(mut open) = std::mem::replace(&mut *lock(&state), State::Closed)
+                && open.changed
+            {
+                open.export(&home, Utc::now());
             }
             *lock(&dir_lock) = None;
         };
@@ -392,6 +421,7 @@ impl PluginStore for SledStore {
             open.disk.commit(writes)?;
             open.plugins.write().unwrap_or_else(PoisonError::into_inner).insert(plugin.name.clone(), plugin);
             component::drop_unused(&home, plugins(&open.plugins).values());
+            open.changed = true;
             Ok(())
         })
         .await
@@ -420,6 +450,7 @@ impl PluginStore for SledStore {
             open.disk.commit(writes)?;
             open.plugins.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
             component::drop_unused(&home, plugins(&open.plugins).values());
+            open.changed = true;
             Ok(true)
         })
         .await
