@@ -59,8 +59,8 @@ pub use executor::{AsyncExecutor, AsyncOptions, Executor, NativeExecutor};
 pub use func::{FuncRef, PluginName, Version};
 pub use invalid::{Invalid, printable};
 pub use job::{
-    Alias, Coalesce, Job, JobId, JobState, Limits, OnInterrupted, Overlap, PendingRun, RemoveReason, Retry, RunningRun,
-    Status,
+    Alias, Carried, Coalesce, Job, JobId, JobState, Limits, OnInterrupted, Overlap, PendingRun, RemoveReason, Retry,
+    RunningRun, Status,
 };
 pub use plan::{FireTimes, Plan, plan};
 pub use plugin::{Export, Import, Interface, Plugin, PluginVersion};

@@ -1,7 +1,7 @@
 //! What to do about one job at one instant. Pure: the whole of misfire, coalesce, catch-up and
 //! overlap is decided here, and every store and the simulator ask this one function.
 
-use crate::job::{Coalesce, Job, JobState, Overlap};
+use crate::job::{Carried, Coalesce, Job, JobState, Overlap};
 use crate::run::{Outcome, SkipReason};
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -34,7 +34,7 @@ pub struct Plan {
     /// Fire times that end at once, with their outcome.
     pub skipped: Vec<(FireTimes, Outcome)>,
     pub next_run_time: Option<DateTime<Utc>>,
-    pub carried: u64,
+    pub carried: Carried,
     pub backlog_until: Option<DateTime<Utc>>,
     /// Nothing can be decided before a run of the job ends.
     pub wait: bool,
@@ -66,21 +66,22 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
     let due = Due::list(job, first, now);
     plan.next_run_time = due.next;
     if due.more {
-        plan.carried += due.missed_count + due.live_count;
+        plan.carried = Carried {
+            missed: state.carried.missed + due.missed_count,
+            live: state.carried.live + due.live_count,
+            oldest_live: state.carried.oldest_live.or(due.oldest_live),
+            last_missed: due.last_missed.or(state.carried.last_missed),
+        };
         return plan;
     }
-    plan.carried = 0;
+    plan.carried = Carried::default();
     plan.backlog_until = None;
-    let (mut missed, mut live) = (due.missed_count, due.live_count);
-    if live > 0 {
-        live += state.carried;
-    } else {
-        missed += state.carried;
-    }
-    if let Some(last) = due.last_missed {
+    let (missed, live) = (due.missed_count + state.carried.missed, due.live_count + state.carried.live);
+    if let Some(last) = due.last_missed.or(state.carried.last_missed) {
         plan.skipped.push((FireTimes::of(last, missed), Outcome::Missed));
     }
-    let (Some(oldest), Some(newest)) = (due.oldest_live, due.newest.last().copied()) else { return plan };
+    let oldest = state.carried.oldest_live.or(due.oldest_live);
+    let (Some(oldest), Some(newest)) = (oldest, due.newest.last().copied()) else { return plan };
     if free == 0 {
         let reason = SkipReason::MaxInstances;
         plan.skipped.push((FireTimes::of(newest, live), Outcome::Skipped { reason }));
@@ -115,7 +116,8 @@ pub fn passed_over(job: &Job, state: &JobState, now: DateTime<Utc>) -> (Option<F
     };
     let due = Due::list(job, first, now);
     let last = due.newest.last().copied().or(due.last_missed);
-    let passed = last.map(|last| FireTimes::of(last, due.missed_count + due.live_count + state.carried));
+    let passed = last
+        .map(|last| FireTimes::of(last, due.missed_count + due.live_count + state.carried.missed + state.carried.live));
     let next = if due.more { job.trigger.next_fire_time(Some(now), now) } else { due.next };
     (passed, next)
 }
@@ -190,7 +192,13 @@ mod tests {
     }
 
     fn state(running: usize) -> JobState {
-        let run = RunningRun { id: RunId(ulid::Ulid::nil()), scheduled_time: time(-10), attempt: 1, manual: false };
+        let run = RunningRun {
+            id: RunId(ulid::Ulid::nil()),
+            scheduled_time: time(-10),
+            attempt: 1,
+            manual: false,
+            coalesced: 0,
+        };
         JobState { next_run_time: Some(time(0)), running: vec![run; running], ..JobState::default() }
     }
 
@@ -262,10 +270,29 @@ mod tests {
         let job = job(|_| {});
         let now = time(10 * PLAN_FIRE_TIMES_MAX as i64 + 35);
         let first = plan(&job, &state(0), now, 1);
-        assert_eq!((first.start.len(), first.carried), (0, PLAN_FIRE_TIMES_MAX as u64));
+        assert_eq!((first.start.len(), first.carried.live), (0, PLAN_FIRE_TIMES_MAX as u64));
+        assert_eq!(first.carried.oldest_live, Some(time(0)));
         let state = JobState { next_run_time: first.next_run_time, carried: first.carried, ..JobState::default() };
         let second = plan(&job, &state, now, 1);
         assert_eq!(second.start[0].count(), PLAN_FIRE_TIMES_MAX as u64 + 4);
+    }
+
+    #[test]
+    fn a_long_backlog_keeps_what_is_missed_apart_from_what_is_late() {
+        let job = job(|j| {
+            j.misfire_grace_time = Some(Duration::from_secs(25));
+            j.coalesce = Coalesce::Earliest;
+        });
+        let now = time(10 * PLAN_FIRE_TIMES_MAX as i64 + 35);
+        let first = plan(&job, &state(0), now, 1);
+        assert_eq!((first.carried.missed, first.carried.live), (PLAN_FIRE_TIMES_MAX as u64, 0));
+        let state = JobState { next_run_time: first.next_run_time, carried: first.carried, ..JobState::default() };
+        let second = plan(&job, &state, now, 1);
+        assert_eq!(
+            (second.skipped[0].0.count(), &second.skipped[0].1),
+            (PLAN_FIRE_TIMES_MAX as u64 + 1, &Outcome::Missed)
+        );
+        assert_eq!(starts(&second), [(10 * PLAN_FIRE_TIMES_MAX as i64 + 10, 2)]);
     }
 
     #[test]

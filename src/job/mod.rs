@@ -5,7 +5,7 @@
 
 mod state;
 
-pub use state::{JobState, PendingRun, RemoveReason, RunningRun, Status};
+pub use state::{Carried, JobState, PendingRun, RemoveReason, RunningRun, Status};
 
 use crate::func::{FuncRef, text_form};
 use crate::invalid::Invalid;
@@ -26,7 +26,7 @@ pub const ARGS_DEPTH_MAX: usize = 64;
 pub const METADATA_BYTES_MAX: usize = 16 * 1024;
 pub const TAGS_MAX: usize = 64;
 /// Bounded because the running runs of a job are part of its stored state.
-pub const MAX_INSTANCES_MAX: u32 = 100;
+pub const MAX_INSTANCES_MAX: u32 = 64;
 pub const MAX_CATCHUP_MAX: u32 = 10_000;
 pub const ATTEMPTS_MAX: u32 = 100;
 

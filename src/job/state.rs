@@ -35,6 +35,19 @@ pub struct RunningRun {
     pub attempt: u32,
     /// Asked for by a caller, not by the trigger.
     pub manual: bool,
+    /// How many further fire times it stands for.
+    pub coalesced: u64,
+}
+
+/// Fire times that were counted by plans before the one that decides on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Carried {
+    /// Past their grace time.
+    pub missed: u64,
+    pub live: u64,
+    /// The oldest one that is not past its grace time.
+    pub oldest_live: Option<DateTime<Utc>>,
+    pub last_missed: Option<DateTime<Utc>>,
 }
 
 /// An attempt that waits for its time: a retry, a rerun, or a run that a caller asked for.
@@ -56,8 +69,8 @@ pub struct JobState {
     /// The earliest fire time that no plan has dealt with. Kept while paused, so that resuming can
     /// tell what was passed over.
     pub next_run_time: Option<DateTime<Utc>>,
-    /// Fire times that an earlier plan counted into the catch-up that is still being listed.
-    pub carried: u64,
+    /// Fire times of a long backlog that earlier plans have counted and not yet decided on.
+    pub carried: Carried,
     /// Fire times up to here were found late together; they wait for a slot instead of being skipped.
     pub backlog_until: Option<DateTime<Utc>>,
     /// Runs in a row that did not succeed.
@@ -102,6 +115,7 @@ impl JobState {
 
 impl From<PendingRun> for RunningRun {
     fn from(run: PendingRun) -> Self {
-        RunningRun { id: run.id, scheduled_time: run.scheduled_time, attempt: run.attempt, manual: run.manual }
+        let PendingRun { id, scheduled_time, attempt, manual, due: _ } = run;
+        RunningRun { id, scheduled_time, attempt, manual, coalesced: 0 }
     }
 }

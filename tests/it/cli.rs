@@ -228,7 +228,7 @@ fn bad_input_gets_one_line_with_thing_reason_and_way_out() {
     home.refused(&add(&["--every", "0s"]), 2, &["interval", "1 second to 10 years"]);
     home.refused(&add(&["--at", "tomorrow-ish"]), 2, &["time `tomorrow-ish`", "2027-01-01"]);
     home.refused(&add(&["--trigger", "{\"type\":\"cron\"}"]), 2, &["`expr` or `fields`"]);
-    home.refused(&add(&["--max-instances", "0"]), 2, &["max_instances", "1 to 100"]);
+    home.refused(&add(&["--max-instances", "0"]), 2, &["max_instances", "1 to 64"]);
     home.refused(&add(&["--memory", "2GiB"]), 2, &["limits.memory"]);
     home.refused(&["job", "add", "sample:add-one", "--args", "[1"], 2, &["--args", "EOF"]);
     home.refused(&["job", "add", "sample:add-one", "--kwargs", "{\"a\":1,\"a\":2}"], 2, &["`a` appears twice"]);

@@ -1,7 +1,7 @@
 //! How values look on disk: a checksum before everything, hot rows of a few dozen bytes, and blocks
 //! of many small entries, because sled never gives back the space of a large value.
 
-use crate::job::{JobState, PendingRun, RemoveReason, RunningRun};
+use crate::job::{Carried, JobState, PendingRun, RemoveReason, RunningRun};
 use crate::run::RunId;
 use chrono::{DateTime, Utc};
 use ulid::Ulid;
@@ -99,7 +99,7 @@ pub fn unpack(mut payload: &[u8]) -> Option<Vec<(bool, &[u8])>> {
     payload.is_empty().then_some(entries)
 }
 
-/// A job's state as a row of about 40 bytes.
+/// A job's state as a row of about 70 bytes.
 pub fn encode_state(state: &JobState) -> Vec<u8> {
     let mut row = Vec::with_capacity(64);
     let leaving = match state.leaving {
@@ -111,11 +111,15 @@ pub fn encode_state(state: &JobState) -> Vec<u8> {
     row.push(u8::from(state.paused) | leaving);
     put_time(&mut row, state.next_run_time);
     put_time(&mut row, state.backlog_until);
-    row.extend_from_slice(&state.carried.to_le_bytes());
+    row.extend_from_slice(&state.carried.missed.to_le_bytes());
+    row.extend_from_slice(&state.carried.live.to_le_bytes());
+    put_time(&mut row, state.carried.oldest_live);
+    put_time(&mut row, state.carried.last_missed);
     row.extend_from_slice(&state.failures.to_le_bytes());
     row.push(state.running.len() as u8);
     for run in &state.running {
         put_attempt(&mut row, run.id, run.scheduled_time, run.attempt, run.manual);
+        row.extend_from_slice(&run.coalesced.to_le_bytes());
     }
     row.push(state.pending.len() as u8);
     for run in &state.pending {
@@ -142,13 +146,19 @@ pub fn decode_state(row: &[u8]) -> Option<JobState> {
         },
         next_run_time: row.time()?,
         backlog_until: row.time()?,
-        carried: u64::from_le_bytes(row.take()?),
+        carried: Carried {
+            missed: u64::from_le_bytes(row.take()?),
+            live: u64::from_le_bytes(row.take()?),
+            oldest_live: row.time()?,
+            last_missed: row.time()?,
+        },
         failures: u32::from_le_bytes(row.take()?),
         ..JobState::default()
     };
     for _ in 0..row.byte()? {
         let (id, scheduled_time, attempt, manual) = row.attempt()?;
-        state.running.push(RunningRun { id, scheduled_time, attempt, manual });
+        let coalesced = u64::from_le_bytes(row.take()?);
+        state.running.push(RunningRun { id, scheduled_time, attempt, manual, coalesced });
     }
     for _ in 0..row.byte()? {
         let (id, scheduled_time, attempt, manual) = row.attempt()?;
@@ -201,6 +211,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn the_largest_row_fits_a_value() {
+        let running =
+            RunningRun { id: RunId(Ulid(1)), scheduled_time: time(1), attempt: 1, manual: false, coalesced: 1 };
+        let pending =
+            PendingRun { id: RunId(Ulid(1)), scheduled_time: time(1), attempt: 1, due: time(1), manual: true };
+        let state = JobState {
+            running: vec![running; crate::job::MAX_INSTANCES_MAX as usize],
+            pending: vec![pending; crate::store::table::PENDING_MAX],
+            quarantine: Some("x".repeat(420)),
+            ..JobState::default()
+        };
+        assert!(seal(&encode_state(&state)).len() <= VALUE_MAX);
+    }
+
     fn time(micros: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(micros).unwrap()
     }
@@ -217,11 +242,11 @@ mod tests {
                 quarantine,
                 leaving: [None, Some(RemoveReason::Finished), Some(RemoveReason::Removed)][leaving],
                 next_run_time: next.map(time),
-                carried,
+                carried: Carried { missed: carried, live: carried / 2, oldest_live: next.map(time), last_missed: None },
                 backlog_until: next.map(time),
                 failures,
                 running: runs.iter().map(|(id, at, attempt, manual)| RunningRun {
-                    id: RunId(Ulid(*id)), scheduled_time: time(*at), attempt: *attempt, manual: *manual,
+                    id: RunId(Ulid(*id)), scheduled_time: time(*at), attempt: *attempt, manual: *manual, coalesced: carried,
                 }).collect(),
                 pending: runs.iter().map(|(id, at, attempt, manual)| PendingRun {
                     id: RunId(Ulid(*id)), scheduled_time: time(*at), attempt: *attempt, due: time(at + 5), manual: *manual,

@@ -11,6 +11,9 @@ use crate::store::{Change, Conflict, Reply};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 
+/// Longest reason of a quarantine that is kept, in bytes.
+const REASON_BYTES_MAX: usize = 400;
+
 impl Table {
     pub(super) fn change(&mut self, now: DateTime<Utc>, change: Change) -> Result<Reply> {
         match change {
@@ -86,7 +89,7 @@ impl Table {
             job.trigger = job.trigger.anchored(now);
             let next = job.trigger.next_fire_time(None, now);
             state.next_run_time = Some(next.ok_or_else(|| Error::NeverFires(job.trigger.to_string()))?);
-            (state.carried, state.backlog_until) = (0, None);
+            (state.carried, state.backlog_until) = Default::default();
         }
         self.detach(&id);
         self.define(job, state);
@@ -160,7 +163,7 @@ impl Table {
         {
             let (passed, next) = passed_over(&job, &entry.state, now);
             entry.state.next_run_time = next;
-            (entry.state.carried, entry.state.backlog_until) = (0, None);
+            (entry.state.carried, entry.state.backlog_until) = Default::default();
             if let Some(times) = passed {
                 self.skip(now, &job, times, Outcome::Skipped { reason: SkipReason::Paused });
             }
@@ -191,7 +194,9 @@ impl Table {
         Ok(Reply::Run(run))
     }
 
-    pub(super) fn quarantine(&mut self, now: DateTime<Utc>, id: &JobId, reason: String) -> Result<Reply> {
+    pub(super) fn quarantine(&mut self, now: DateTime<Utc>, id: &JobId, mut reason: String) -> Result<Reply> {
+        // It is part of the job's row, which is to stay small.
+        crate::run::cut(&mut reason, REASON_BYTES_MAX);
         let state = self.state(id)?;
         if state.quarantine.as_ref() != Some(&reason) {
             state.quarantine = Some(reason.clone());

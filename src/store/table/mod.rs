@@ -123,7 +123,7 @@ impl Table {
             func: job.func.clone(),
             plugin_digest: None,
             scheduled_time: running.scheduled_time,
-            coalesced: 0,
+            coalesced: running.coalesced,
             manual: running.manual,
             started: None,
             ended: None,
@@ -286,9 +286,9 @@ impl Table {
         manual: bool,
         turned: &mut Turned,
     ) {
-        let running = RunningRun { id, scheduled_time: times.scheduled_time, attempt, manual };
-        let Some(mut run) = self.run_of(&job.id, &running) else { return };
-        run.coalesced = times.coalesced;
+        let FireTimes { scheduled_time, coalesced } = times;
+        let running = RunningRun { id, scheduled_time, attempt, manual, coalesced };
+        let Some(run) = self.run_of(&job.id, &running) else { return };
         if let Some(entry) = self.jobs.get_mut(&job.id) {
             entry.state.running.push(running);
         }
@@ -301,9 +301,9 @@ impl Table {
     /// Records fire times that end without starting.
     fn skip(&mut self, now: DateTime<Utc>, job: &Arc<Job>, times: FireTimes, outcome: Outcome) {
         let id = self.next_id(now);
-        let running = RunningRun { id, scheduled_time: times.scheduled_time, attempt: 1, manual: false };
+        let FireTimes { scheduled_time, coalesced } = times;
+        let running = RunningRun { id, scheduled_time, attempt: 1, manual: false, coalesced };
         let Some(mut run) = self.run_of(&job.id, &running) else { return };
-        run.coalesced = times.coalesced;
         let kind = match &outcome {
             Outcome::Missed => EventKind::JobMissed,
             Outcome::Skipped { reason: SkipReason::MaxInstances } => EventKind::JobMaxInstances,
