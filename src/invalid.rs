@@ -8,9 +8,9 @@ use std::fmt;
 /// A value that was refused, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
-    /// What was being read: `job id`, `cron field \`hour\``, `args[2]`.
+    /// What was being read, such as `job id`.
     pub what: String,
-    /// The input as given, shortened to [`INPUT_SHOWN_MAX`] characters, control characters removed.
+    /// The input as given, shortened to 120 characters, control characters removed.
     pub input: String,
     /// Why it was refused.
     pub reason: String,

@@ -197,7 +197,7 @@ impl FromStr for OnInterrupted {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// Attempts in all, the first included. 1 means no retry. At most [`ATTEMPTS_MAX`].
+    /// Attempts in all, the first included. 1 means no retry. At most 100.
     pub max_attempts: u32,
     /// Wait before the second attempt, in seconds.
     #[serde(with = "seconds")]
@@ -297,7 +297,7 @@ pub struct Job {
     /// The most runs that one catch-up with `coalesce = all` may start. Default 100.
     #[serde(default = "default_max_catchup")]
     pub max_catchup: u32,
-    /// Runs of this job at one time. Default 1, at most [`MAX_INSTANCES_MAX`].
+    /// Runs of this job at one time. Default 1, at most 64.
     #[serde(default = "default_max_instances")]
     pub max_instances: u32,
     #[serde(default)]
