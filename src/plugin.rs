@@ -3,6 +3,7 @@
 use crate::func::{FuncRef, PluginName, Version};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Versions kept of one plugin; registering one more than this drops the oldest that is not current.
@@ -51,6 +52,11 @@ pub struct Import {
     pub name: String,
     /// In words: `clocks`, `standard output`.
     pub asks_for: String,
+}
+
+/// The SHA-256 of a component, in lower-case hexadecimal: what it is stored and pinned by.
+pub fn digest(component: &[u8]) -> String {
+    Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Plugin {

@@ -7,9 +7,10 @@ use super::run::print_runs;
 use super::trigger::{TriggerArgs, ZoneArg};
 use super::{Done, Failure};
 use crate::func::FuncRef;
-use crate::http::{JobSpec, OnConflict};
+use crate::http::JobSpec;
 use crate::job::{Alias, Coalesce, JobId, OnInterrupted, Overlap, Retry};
 use crate::run::{OutcomeKind, RunId};
+use crate::store::Conflict;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::process::ExitCode;
@@ -128,9 +129,9 @@ impl AddArgs {
             tags: self.tag.iter().map(tag).collect::<Result<_, crate::Invalid>>()?,
             paused: self.paused,
             on_conflict: match (self.replace_existing, self.keep_existing) {
-                (true, _) => OnConflict::Replace,
-                (_, true) => OnConflict::Keep,
-                _ => OnConflict::Refuse,
+                (true, _) => Conflict::Replace,
+                (_, true) => Conflict::Keep,
+                _ => Conflict::Refuse,
             },
             ..JobSpec::default()
         })

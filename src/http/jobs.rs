@@ -53,17 +53,7 @@ pub struct JobSpec {
     pub tags: BTreeMap<String, String>,
     pub metadata: Map<String, Value>,
     pub paused: bool,
-    pub on_conflict: OnConflict,
-}
-
-/// What to do if a job with this id exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnConflict {
-    #[default]
-    Refuse,
-    Replace,
-    Keep,
+    pub on_conflict: Conflict,
 }
 
 impl JobSpec {
@@ -88,12 +78,7 @@ impl JobSpec {
         (job.overlap, job.retry, job.on_interrupted) = (self.overlap, self.retry, self.on_interrupted);
         (job.limits, job.pause_after) = (self.limits, self.pause_after);
         (job.tags, job.metadata) = (self.tags, self.metadata);
-        let conflict = match self.on_conflict {
-            OnConflict::Refuse => Conflict::Refuse,
-            OnConflict::Replace => Conflict::Replace,
-            OnConflict::Keep => Conflict::Keep,
-        };
-        Ok((job, AddOptions { conflict, paused: self.paused }))
+        Ok((job, AddOptions { conflict: self.on_conflict, paused: self.paused }))
     }
 }
 

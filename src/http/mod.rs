@@ -11,7 +11,7 @@ mod system;
 mod unix;
 
 pub use events::Follow;
-pub use jobs::{JobSpec, OnConflict};
+pub use jobs::JobSpec;
 pub use problem::Problem;
 pub use runs::ExecSpec;
 pub use system::{Preview, PreviewSpec, Status};

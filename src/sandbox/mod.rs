@@ -14,6 +14,7 @@ mod output;
 mod registry;
 mod value;
 
+pub use crate::plugin::digest;
 pub use inspect::COMPONENT_BYTES_MAX;
 pub use registry::Registry;
 
@@ -27,7 +28,6 @@ use cache::{COMPILED_BYTES_MAX, Cache};
 use chrono::{DateTime, Utc};
 use host::State;
 use inspect::Function;
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
@@ -75,11 +75,6 @@ pub struct Ended {
     pub outcome: Outcome,
     pub usage: Usage,
     pub logs: RunLogs,
-}
-
-/// The SHA-256 of a component, in hexadecimal.
-pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Sandbox {

@@ -71,7 +71,8 @@ pub struct Finished {
 }
 
 /// What to do when a job's id is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Conflict {
     #[default]
     Refuse,

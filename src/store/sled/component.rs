@@ -2,8 +2,7 @@
 
 use super::disk::{create_private_dir, sync_dir};
 use crate::error::{Error, Result};
-use crate::plugin::Plugin;
-use sha2::{Digest, Sha256};
+use crate::plugin::{self, Plugin};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +34,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 /// The bytes, or nothing if they are missing or not what the digest says.
 pub fn read(home: &Path, digest: &str) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path(home, digest)) {
-        Ok(bytes) if hex(&Sha256::digest(&bytes)) == digest => Ok(Some(bytes)),
+        Ok(bytes) if plugin::digest(&bytes) == digest => Ok(Some(bytes)),
         Ok(_) => {
             tracing::error!(digest, "a stored component does not have its digest and is ignored");
             Ok(None)
@@ -55,8 +54,4 @@ pub fn drop_unused<'a>(home: &Path, plugins: impl Iterator<Item = &'a Plugin>) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -111,7 +111,7 @@ impl SledStore {
     pub fn open(home: &Path, options: SledOptions, now: DateTime<Utc>) -> Result<Self> {
         let lock = DirLock::take(home)?;
         let mut open = Open::load(home, &options, now)?;
-        let (events, delta) = open.table.recover(now);
+        let (events, delta) = open.table.adopt(&HashSet::new(), now);
         open.keep(now, &events, &delta)?;
         if export::is_due(home, now) {
             open.export(home, now);
@@ -220,7 +220,7 @@ impl Open {
     fn reload(home: &Path, options: &SledOptions, running: &HashSet<RunId>, shared: &Plugins) -> Result<Self> {
         let now = Utc::now();
         let mut open = Open::load(home, options, now)?;
-        let (events, delta) = open.table.readopt(running, now);
+        let (events, delta) = open.table.adopt(running, now);
         open.keep(now, &events, &delta)?;
         // Readers hold on to the map that they know.
         shared.write().unwrap_or_else(PoisonError::into_inner).clone_from(&plugins(&open.plugins));

@@ -72,7 +72,7 @@ impl Table {
         }
     }
 
-    /// Puts back a job that a store kept. To be followed by one [`Table::recover`].
+    /// Puts back a job that a store kept. To be followed by one [`Table::adopt`].
     pub fn restore(&mut self, id: JobId, job: Option<Arc<Job>>, state: JobState) {
         self.jobs.insert(id.clone(), Entry { job, state, indexed: None, waiting: false });
         self.reindex(&id);
@@ -82,25 +82,10 @@ impl Table {
         self.last_seq = last_seq;
     }
 
-    /// Ends the runs that were going when the process before this one died.
-    pub fn recover(&mut self, now: DateTime<Utc>) -> (Vec<Event>, Delta) {
-        let running: Vec<JobId> =
-            self.jobs.iter().filter(|(_, e)| !e.state.running.is_empty()).map(|(id, _)| id.clone()).collect();
-        for id in running {
-            let Some(entry) = self.jobs.get(&id) else { continue };
-            for running in entry.state.running.clone() {
-                if let Some(run) = self.run_of(&id, &running) {
-                    self.live.insert(run.id, run);
-                }
-                self.finish(interrupted(running.id, now));
-            }
-        }
-        (std::mem::take(&mut self.events), std::mem::take(&mut self.delta))
-    }
-
-    /// Takes back the runs of a store that was opened again while its process lived: `known` go on;
-    /// others were claimed by a turn whose caller was told that it failed, and never started.
-    pub fn readopt(&mut self, known: &HashSet<RunId>, now: DateTime<Utc>) -> (Vec<Event>, Delta) {
+    /// Takes in the runs that a store kept as going: those in `known` go on in this process, the
+    /// others end as interrupted. Nothing is known after a process has died; when a store is opened
+    /// again in a living one, unknown runs were claimed by a turn whose caller was told that it failed.
+    pub fn adopt(&mut self, known: &HashSet<RunId>, now: DateTime<Utc>) -> (Vec<Event>, Delta) {
         let running: Vec<(JobId, RunningRun)> =
             self.jobs.iter().flat_map(|(id, entry)| entry.state.running.iter().map(|run| (id.clone(), *run))).collect();
         for (id, running) in running {
@@ -108,7 +93,15 @@ impl Table {
                 self.live.insert(run.id, run);
             }
             if !known.contains(&running.id) {
-                self.finish(interrupted(running.id, now));
+                self.finish(Finished {
+                    run: running.id,
+                    started: None,
+                    ended: now,
+                    outcome: Outcome::Interrupted,
+                    usage: Usage::default(),
+                    plugin_digest: None,
+                    logs: RunLogs::default(),
+                });
             }
         }
         (std::mem::take(&mut self.events), std::mem::take(&mut self.delta))
@@ -536,17 +529,5 @@ impl Table {
             runs,
             last_event: self.last_seq,
         }
-    }
-}
-
-fn interrupted(run: RunId, now: DateTime<Utc>) -> Finished {
-    Finished {
-        run,
-        started: None,
-        ended: now,
-        outcome: Outcome::Interrupted,
-        usage: Usage::default(),
-        plugin_digest: None,
-        logs: RunLogs::default(),
     }
 }
