@@ -22,7 +22,7 @@
 //! # }
 //! ```
 //!
-//! The parts: [`Job`], [`FuncRef`], [`Trigger`], [`Run`], [`Outcome`] and [`Event`] are data;
+//! The parts: [`Job`], [`FuncRef`], [`Trigger`] (its guide is `src/trigger/GUIDE.md`), [`Run`], [`Outcome`] and [`Event`] are data;
 //! [`plan()`](plan()) decides; [`JobStore`] remembers ([`MemoryStore`], [`SledStore`]); [`Executor`] runs
 //! ([`AsyncExecutor`] in a [`sandbox`], [`NativeExecutor`] in Rust); [`Scheduler`] drives them.
 //!
@@ -46,6 +46,12 @@ pub mod executor;
 pub mod sandbox;
 pub mod scheduler;
 pub mod store;
+pub mod zoneinfo;
+
+/// The guide to triggers, so that its examples are tested.
+#[cfg(doctest)]
+#[doc = include_str!("trigger/GUIDE.md")]
+pub struct TriggerGuide;
 
 #[doc(hidden)]
 pub mod cli;
@@ -67,4 +73,7 @@ pub use plugin::{Export, Import, Interface, Plugin, PluginVersion};
 pub use run::{LogLevel, LogLine, Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, SkipReason, Usage};
 pub use scheduler::{AddOptions, BackgroundScheduler, Drain, Heard, Scheduler};
 pub use store::{Conflict, JobEntry, JobFilter, JobStore, List, MemoryStore, Page, PluginStore, RunFilter, SledStore};
-pub use trigger::{Cron, CronFields, Dialect, Dst, Trigger, Zone};
+pub use trigger::{
+    CalendarInterval, ClockChange, CronFields, Dialect, Dst, Exclusion, Explanation, OffsetChange, SEARCH_STEPS_MAX,
+    TEXT_MAX as TRIGGER_TEXT_MAX, Trigger, Zone, ZoneSource,
+};

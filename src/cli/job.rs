@@ -4,7 +4,7 @@ use super::client::Client;
 use super::exec::{CallArgs, LimitArgs};
 use super::output::{Output, bytes, facts, field, outcome, short_time, table, thousands, time};
 use super::run::print_runs;
-use super::trigger::{TriggerArgs, ZoneArg};
+use super::trigger::{CivilArgs, TriggerArgs};
 use super::{Done, Failure};
 use crate::func::FuncRef;
 use crate::http::JobSpec;
@@ -43,7 +43,7 @@ pub struct AddArgs {
     #[command(flatten)]
     trigger: TriggerArgs,
     #[command(flatten)]
-    zone: ZoneArg,
+    civil: CivilArgs,
     #[command(flatten)]
     call: CallArgs,
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub struct AddArgs {
     #[arg(long, value_name = "N")]
     max_instances: Option<u32>,
     /// Longest delay after which a run still starts, such as 1h [default: any]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = crate::trigger::parse_duration)]
     misfire_grace: Option<Duration>,
     /// What several missed fire times become: earliest, latest or all.
     #[arg(long, value_name = "POLICY", default_value = "latest")]
@@ -73,7 +73,7 @@ pub struct AddArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     retries: u32,
     /// Wait before the second attempt; it doubles each time.
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::trigger::parse_duration)]
     retry_wait: Duration,
     /// If the process dies during a run: fail (at most once) or rerun (at least once).
     #[arg(long, value_name = "POLICY", default_value = "fail")]
@@ -114,7 +114,7 @@ impl AddArgs {
             func: Some(self.func),
             args,
             kwargs,
-            trigger: self.trigger.parse(&self.zone)?,
+            trigger: self.trigger.parse(&self.civil)?,
             executor: self.executor.unwrap_or_default(),
             jobstore: self.jobstore.unwrap_or_default(),
             misfire_grace_time: self.misfire_grace,
@@ -316,6 +316,7 @@ fn show(job: &Value) {
         ("args", empty("args")),
         ("kwargs", empty("kwargs")),
         ("trigger", field(job, "trigger_text")),
+        ("in words", field(job, "trigger_description")),
         ("state", field(job, "state")),
         ("reason", field(job, "quarantine")),
         ("next run", next(job)),

@@ -14,6 +14,7 @@ mod system;
 mod trigger;
 
 use crate::invalid::Invalid;
+use crate::trigger::Zone;
 use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
 use output::Output;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 /// Run untrusted WebAssembly tasks on a schedule, safely.
 #[derive(Debug, Parser)]
-#[command(name = "sandclock", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "sandclock", max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
     /// Where jobs, plugins and history are kept.
     #[arg(long, global = true, env = "SANDCLOCK_HOME", value_name = "DIR")]
@@ -30,8 +31,14 @@ pub struct Cli {
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
+    /// Print the version.
+    #[arg(short = 'V', long)]
+    version: bool,
+    /// With --version: the time-zone data in use too.
+    #[arg(long, requires = "version")]
+    verbose: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,6 +110,7 @@ pub fn fail(failure: &Failure) -> ExitCode {
 
 /// Runs one command to its end.
 pub fn run(cli: Cli) -> Done {
+    crate::zoneinfo::use_newer();
     quiet_store_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start threads: {e}")))?;
@@ -114,11 +122,21 @@ pub fn run(cli: Cli) -> Done {
 
 async fn dispatch(cli: Cli) -> Done {
     let output = Output { json: cli.json };
+    if cli.version {
+        println!("sandclock {}", env!("CARGO_PKG_VERSION"));
+        if cli.verbose {
+            println!("time zones {}", Zone::database());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(command) = cli.command else {
+        return Err(Failure { code: 2, text: "no command is given (`sandclock --help` lists them)".to_owned() });
+    };
     let home = || -> Done<PathBuf> {
         let home = cli.home.clone().or_else(crate::config::default_home);
         home.ok_or_else(|| Failure::failed("there is no home directory (give one with --home)"))
     };
-    match cli.command {
+    match command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sandclock", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

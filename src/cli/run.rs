@@ -3,10 +3,10 @@
 use super::Done;
 use super::client::Client;
 use super::output::{Output, bytes, facts, field, lines, outcome, short_time, table, thousands, time};
-use super::trigger::parse_time;
 use crate::job::JobId;
 use crate::run::{OutcomeKind, RunId};
 use crate::trigger::Zone;
+use crate::trigger::parse_time;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::process::ExitCode;
@@ -52,7 +52,7 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
                 path.push_str(&format!("&outcome={outcome}"));
             }
             if let Some(since) = args.since {
-                let since = parse_time(&since, &Zone::utc())?;
+                let since = parse_time(&since, Zone::utc())?;
                 path.push_str(&format!("&since={}", since.format("%Y-%m-%dT%H:%M:%S%.6fZ")));
             }
             if let Some(after) = args.after {

@@ -20,7 +20,7 @@ pub struct ServeArgs {
     #[arg(long)]
     paused: bool,
     /// How long runs may go on when the daemon is stopped; then they are cancelled.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::trigger::parse_duration)]
     grace: Duration,
 }
 

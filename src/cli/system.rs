@@ -18,6 +18,7 @@ pub async fn status(client: &Client, output: Output) -> Done {
         };
         facts(&[
             ("version", status.version.clone()),
+            ("time zones", status.time_zones.clone()),
             ("scheduler", phase),
             ("home", status.home.display().to_string()),
             ("node", status.node.clone()),

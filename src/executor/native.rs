@@ -80,7 +80,7 @@ impl Executor for NativeExecutor {
             },
             () = cancel.cancelled() => Outcome::Cancelled,
             () = until(&*self.clock, deadline) => Outcome::TimedOut {
-                error: format!("it ran longer than {}", humantime::format_duration(timeout)),
+                error: format!("it ran longer than {}", crate::trigger::duration_text(timeout)),
             },
         };
         let ended = self.clock.now();

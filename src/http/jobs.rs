@@ -103,6 +103,8 @@ pub struct JobView {
 #[derive(Serialize)]
 struct JobFields {
     trigger_text: String,
+    /// The trigger as a sentence.
+    trigger_description: String,
     #[serde(flatten)]
     job: Value,
 }
@@ -110,16 +112,19 @@ struct JobFields {
 impl From<JobEntry> for JobView {
     fn from(entry: JobEntry) -> Self {
         let state = entry.state.status();
+        // With the jitter that the job will have.
+        let starts = |at| entry.job.as_ref().map_or(at, |job| job.start_time(at));
         let fields = |job: Arc<Job>| {
             let mut value = serde_json::to_value(&*job).ok()?;
             value.as_object_mut()?.remove("id");
-            Some(JobFields { trigger_text: job.trigger.to_string(), job: value })
+            let (trigger_text, trigger_description) = (job.trigger.to_string(), job.trigger.describe());
+            Some(JobFields { trigger_text, trigger_description, job: value })
         };
         JobView {
             id: entry.id,
+            next_run_time: entry.state.next_run_time.filter(|_| state == Status::Active).map(starts),
             job: entry.job.and_then(fields),
             state,
-            next_run_time: entry.state.next_run_time.filter(|_| state == Status::Active),
             running: entry.state.running.len(),
             failures: entry.state.failures,
             quarantine: entry.state.quarantine,

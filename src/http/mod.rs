@@ -14,7 +14,7 @@ pub use events::Follow;
 pub use jobs::JobSpec;
 pub use problem::Problem;
 pub use runs::ExecSpec;
-pub use system::{Preview, PreviewSpec, Status};
+pub use system::{PreviewSpec, Status};
 #[cfg(unix)]
 pub use unix::serve_unix;
 

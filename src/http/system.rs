@@ -3,16 +3,18 @@
 use super::problem::Problem;
 use crate::config::App;
 use crate::error::Error;
+use crate::invalid::Invalid;
+use crate::job::JobId;
 use crate::scheduler::Phase;
 use crate::store::Counts;
 use crate::strict_json;
-use crate::trigger::{Trigger, Zone};
+use crate::trigger::{Explanation, Trigger, Zone};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
-use chrono::{DateTime, FixedOffset, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -23,6 +25,8 @@ const PREVIEW_MAX: usize = 1000;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
+    /// The time-zone data in use: its version, and where it is from.
+    pub time_zones: String,
     pub phase: Phase,
     pub node: String,
     pub home: PathBuf,
@@ -33,6 +37,7 @@ pub struct Status {
 pub async fn status(State(app): State<App>) -> Result<Json<Status>, Problem> {
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        time_zones: Zone::database(),
         phase: app.scheduler.phase(),
         node: app.node.clone(),
         home: app.home.clone(),
@@ -50,41 +55,45 @@ pub async fn resume(State(app): State<App>) -> Result<StatusCode, Problem> {
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What to explain: a trigger, a job's trigger, or a trigger as it would be for a job.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct PreviewSpec {
-    pub trigger: Trigger,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<DateTime<Utc>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
 }
 
-/// A trigger as it was understood, and when it fires.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Preview {
-    pub trigger: Trigger,
-    pub text: String,
-    pub timezone: Zone,
-    /// With the zone's offset at each time.
-    pub times: Vec<DateTime<FixedOffset>>,
-}
-
-pub async fn preview(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Preview>, Problem> {
+pub async fn preview(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Explanation>, Problem> {
     let spec: PreviewSpec = strict_json::from_slice("preview", &body?)?;
-    spec.trigger.validate()?;
     let from = spec.from.unwrap_or_else(|| app.scheduler.clock().now());
     crate::trigger::check_instant(from)?;
-    let trigger = spec.trigger.anchored(from);
-    let times = trigger.preview(from, spec.count.unwrap_or(10).min(PREVIEW_MAX));
-    if times.is_empty() {
-        return Err(Error::NeverFires(trigger.to_string()).into());
-    }
-    let timezone = trigger.zone();
-    let local = |at: DateTime<Utc>| {
-        let offset = i32::try_from(timezone.offset(at).num_seconds()).ok().and_then(FixedOffset::east_opt);
-        at.with_timezone(&offset.unwrap_or(FixedOffset::east_opt(0).expect("zero is an offset")))
+    let trigger = match (spec.trigger, &spec.job) {
+        (Some(trigger), id) => {
+            let anchored = trigger.anchored(from);
+            id.iter().fold(anchored, |trigger, id| trigger.spread_by(id.as_str()))
+        }
+        (None, Some(id)) => {
+            let entry = app.scheduler.get_job(id).await?;
+            let job = entry.job.ok_or_else(|| Error::JobNotFound(id.clone()))?;
+            match job.trigger.runs_max() {
+                Some(most) => job.trigger.clone().max_runs(most.saturating_sub(entry.state.started).max(1)),
+                None => job.trigger.clone(),
+            }
+        }
+        (None, None) => return Err(Invalid::new("preview", "", "it needs a `trigger` or a `job`").into()),
     };
-    let times = times.into_iter().map(local).collect();
-    Ok(Json(Preview { text: trigger.to_string(), timezone, times, trigger }))
+    let explanation = trigger.explain(from, spec.count.unwrap_or(10).clamp(1, PREVIEW_MAX));
+    if explanation.times.is_empty() {
+        return Err(Error::NeverFires(explanation.text).into());
+    }
+    Ok(Json(explanation))
 }

@@ -11,7 +11,7 @@ use crate::func::{FuncRef, text_form};
 use crate::invalid::Invalid;
 use crate::run::OutcomeKind;
 use crate::trigger::Trigger;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -352,6 +352,11 @@ impl Job {
         }
     }
 
+    /// When the run of a fire time starts: later by the trigger's jitter, the same at each asking.
+    pub fn start_time(&self, fire_time: DateTime<Utc>) -> DateTime<Utc> {
+        self.trigger.start_time(self.id.as_str(), fire_time)
+    }
+
     /// Checks every rule that needs nothing but the job itself.
     pub fn validate(&self) -> Result<(), Invalid> {
         let name_len = self.name.chars().count();
@@ -370,6 +375,7 @@ impl Job {
         if self.pause_after == Some(0) {
             return Err(Invalid::new("pause_after", "0", "it must be at least 1"));
         }
+        self.trigger.validate()?;
         self.validate_retry()?;
         self.validate_limits()?;
         within("tags", "", self.tags.len(), 0, TAGS_MAX, "tags")?;

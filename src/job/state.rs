@@ -1,5 +1,6 @@
 //! What changes while a job lives: stores keep it apart from the job, because every firing writes it.
 
+use super::Job;
 use crate::run::RunId;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -66,13 +67,15 @@ pub struct JobState {
     pub paused: bool,
     pub quarantine: Option<String>,
     pub leaving: Option<RemoveReason>,
-    /// The earliest fire time that no plan has dealt with. Kept while paused, so that resuming can
-    /// tell what was passed over.
+    /// The earliest fire time that no plan has dealt with, without jitter. Kept while paused, so that
+    /// resuming can tell what was passed over.
     pub next_run_time: Option<DateTime<Utc>>,
     /// Fire times of a long backlog that earlier plans have counted and not yet decided on.
     pub carried: Carried,
     /// Fire times up to here were found late together; they wait for a slot instead of being skipped.
     pub backlog_until: Option<DateTime<Utc>>,
+    /// Runs that the trigger has started; it may have a greatest number of them.
+    pub started: u64,
     /// Runs in a row that did not succeed.
     pub failures: u32,
     pub running: Vec<RunningRun>,
@@ -92,9 +95,9 @@ impl JobState {
         }
     }
 
-    /// When a store should look at this job next: its next fire time or its earliest pending
-    /// attempt. A quarantined job is never due; a paused one only for runs that a caller asked for.
-    pub fn due(&self) -> Option<DateTime<Utc>> {
+    /// When a store should look at this job next: when the run of its next fire time starts, or its
+    /// earliest pending attempt. A quarantined job is never due; a paused one only for runs that a caller asked for.
+    pub fn due(&self, job: &Job) -> Option<DateTime<Utc>> {
         let pending = |run: &&PendingRun| match self.status() {
             Status::Active | Status::Finished => true,
             Status::Paused => run.manual,
@@ -102,6 +105,7 @@ impl JobState {
         };
         let attempt = self.pending.iter().filter(pending).map(|run| run.due).min();
         let fire = self.next_run_time.filter(|_| self.status() == Status::Active);
+        let fire = fire.map(|at| job.start_time(at));
         [fire, attempt].into_iter().flatten().min()
     }
 }

@@ -324,7 +324,7 @@ fn returned(results: &[Val]) -> Outcome {
 }
 
 fn timed_out(timeout: Duration) -> String {
-    let shown = humantime::format_duration(timeout);
+    let shown = crate::trigger::duration_text(timeout);
     format!("it ran longer than {shown} (`--timeout` raises it, to 24h at most)")
 }
 

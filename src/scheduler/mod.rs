@@ -503,7 +503,6 @@ impl Scheduler {
     /// Everything about a job that must hold before a store sees it.
     async fn check(&self, job: &Job) -> Result<()> {
         job.validate()?;
-        job.trigger.validate()?;
         self.store(&job.jobstore)?;
         self.executor(&job.executor)?.check(job).await
     }

@@ -1,7 +1,9 @@
 //! The contract of [`JobStore`] as a test suite. Every store passes it: call [`check`] with a
 //! function that makes an empty store with the alias `default`.
 
-use super::{Change, Claim, Conflict, Finished, JobFilter, JobStore, Page, Reply, RunFilter, Started, Turn, Turned};
+use super::{
+    Change, Claim, Conflict, Finished, JobEntry, JobFilter, JobStore, Page, Reply, RunFilter, Started, Turn, Turned,
+};
 use crate::error::Error;
 use crate::event::EventKind;
 use crate::job::{Alias, Coalesce, Job, JobId, Retry, Status};
@@ -17,6 +19,8 @@ pub async fn check<S: JobStore>(make: impl AsyncFn() -> S) {
     a_job_is_added_once(&Bench::new(make().await)).await;
     a_due_job_is_claimed_once_and_its_end_recorded(&Bench::new(make().await)).await;
     a_finished_job_leaves_after_its_last_run(&Bench::new(make().await)).await;
+    a_job_leaves_after_its_greatest_number_of_runs(&Bench::new(make().await)).await;
+    jitter_delays_the_start_and_not_the_fire_time(&Bench::new(make().await)).await;
     no_more_is_claimed_than_there_are_slots(&Bench::new(make().await)).await;
     an_unknown_end_changes_nothing(&Bench::new(make().await)).await;
     a_paused_job_is_not_due_and_what_it_missed_is_recorded(&Bench::new(make().await)).await;
@@ -156,6 +160,34 @@ async fn a_finished_job_leaves_after_its_last_run<S: JobStore>(bench: &Bench<S>)
     let kinds = bench.kinds().await;
     assert_eq!(kinds[kinds.len() - 2..], [EventKind::JobError, EventKind::JobRemoved]);
     assert!(bench.store.get_run(run).await.expect("a read").is_some(), "its history stays");
+}
+
+async fn a_job_leaves_after_its_greatest_number_of_runs<S: JobStore>(bench: &Bench<S>) {
+    let job = Job { trigger: every_ten("a").trigger.max_runs(2), ..every_ten("a") };
+    bench.add(job).await;
+    let first = bench.claim(10).await.claimed[0].run.id;
+    bench.end(11, first, Outcome::Failed { error: "it counts all the same".into() }).await;
+    assert_eq!(bench.store.get_job(&id("a")).await.expect("a read").expect("there").state.started, 1);
+    let second = bench.claim(20).await.claimed[0].run.id;
+    bench.end(21, second, value()).await;
+    assert!(bench.store.get_job(&id("a")).await.expect("a read").is_none(), "two were all");
+    assert!(bench.claim(30).await.claimed.is_empty());
+}
+
+async fn jitter_delays_the_start_and_not_the_fire_time<S: JobStore>(bench: &Bench<S>) {
+    let job = Job { trigger: every_ten("a").trigger.jitter(Duration::from_secs(5)), ..every_ten("a") };
+    bench.add(job).await;
+    let Some(JobEntry { job: Some(job), .. }) = bench.store.get_job(&id("a")).await.expect("a read") else {
+        panic!("it was added")
+    };
+    let start = job.start_time(time(10));
+    let at = |at| Turn { now: at, claim: Claim::Due, slots: bench.slots.clone(), ..Turn::default() };
+    let early = bench.store.turn(at(time(10))).await.expect("a turn");
+    assert_eq!((early.claimed.len(), early.next_due), (0, Some(start)));
+    let turned = bench.store.turn(at(start)).await.expect("a turn");
+    assert_eq!(turned.claimed[0].run.scheduled_time, time(10));
+    let next = bench.store.get_job(&id("a")).await.expect("a read").expect("there").state.next_run_time;
+    assert_eq!(next, Some(time(20)), "the grid stays");
 }
 
 async fn no_more_is_claimed_than_there_are_slots<S: JobStore>(bench: &Bench<S>) {

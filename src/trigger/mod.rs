@@ -1,172 +1,419 @@
 //! When a job fires. `next_fire_time` is pure: same trigger, same instants, same answer.
+//!
+//! A trigger is a rule and what every rule may have: a time zone, a first and a last instant, jitter
+//! and a number of runs. It comes in and goes out as one JSON form (`form`) or one text form
+//! (`text`, with plain English in `english`); both are the same [`form::Form`] before they become a
+//! trigger. Cron expressions of every dialect end in the same bit sets (`field`, `cron`, `sets`);
+//! civil times become instants in `zone` under a daylight-saving policy; `combine` searches triggers
+//! made of triggers; `normal`, `describe` and `explain` say what was understood.
 
+mod calendar;
+mod combine;
 mod cron;
-mod fields;
+mod describe;
+mod english;
+mod explain;
+mod field;
+mod form;
+mod instant;
+mod normal;
+mod sets;
+mod text;
 mod zone;
 
-pub use cron::{Cron, CronFields, Dialect, Dst};
-pub use zone::Zone;
+pub use calendar::CalendarInterval;
+pub use combine::{Exclusion, SEARCH_STEPS_MAX};
+pub use cron::{CronFields, Dialect, Dst};
+pub use explain::{ClockChange, Explanation, OffsetChange};
+pub(crate) use instant::duration_text;
+pub use instant::{parse_duration, parse_time};
+pub use text::TEXT_MAX;
+pub use zone::{Zone, ZoneSource};
 
 use crate::invalid::Invalid;
-use crate::job::seconds;
-use chrono::{DateTime, SubsecRound, TimeDelta, TimeZone, Utc};
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use chrono::{DateTime, Datelike, NaiveDateTime, SubsecRound, TimeDelta, TimeZone, Utc};
+use combine::{And, Except, Steps};
+use cron::{Cron, Written};
+use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 /// Shortest and longest interval.
 pub const INTERVAL_MIN: Duration = Duration::from_secs(1);
 pub const INTERVAL_MAX: Duration = Duration::from_secs(3650 * 86_400);
+/// Longest jitter.
+pub const JITTER_MAX: Duration = Duration::from_secs(31 * 86_400);
+/// Triggers within one trigger, and how deep they may be nested.
+pub const TRIGGERS_MAX: usize = 32;
+pub const DEPTH_MAX: usize = 4;
 
 /// A rule that says at which instants a job fires.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Trigger {
-    /// Once, at one instant; in the past it fires at once.
-    Date(Date),
-    /// Every so much elapsed time.
-    Interval(Interval),
-    /// Whenever the civil time of a zone matches.
+///
+/// ```
+/// use sandclock::{Dialect, Trigger, Zone};
+///
+/// let trigger: Trigger = "every weekday at 9:30 in Europe/Berlin".parse()?;
+/// assert_eq!(trigger.to_string(), "cron 30 9 * * mon-fri in Europe/Berlin");
+/// let from = "2026-11-20T12:00:00Z".parse().unwrap();
+/// assert_eq!(trigger.preview(from, 1)[0].to_rfc3339(), "2026-11-23T08:30:00+00:00");
+/// # Ok::<(), sandclock::Invalid>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trigger {
+    rule: Rule,
+    /// Where civil times are; for other rules, in which zone people see its instants.
+    timezone: Zone,
+    start: Option<DateTime<Utc>>,
+    end: Option<DateTime<Utc>>,
+    jitter: Duration,
+    max_runs: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Rule {
+    /// Once, at one instant; `None` until the job is added, which means at once.
+    Date(Option<DateTime<Utc>>),
+    /// Elapsed time, on the grid `start + n * interval`: 24 hours stay 24 hours over a change of the
+    /// clocks. Without a start, the first time is one interval after the job is added.
+    Interval(Duration),
+    /// Whenever the civil time of the zone matches.
     Cron(Box<Cron>),
+    Calendar(CalendarInterval),
+    /// The instants of all of them.
+    Or(Vec<Trigger>),
+    And(Box<And>),
+    Except(Box<Except>),
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Date {
-    /// `None` until the job is added, which means at once.
-    #[serde(default)]
-    pub at: Option<DateTime<Utc>>,
+impl From<Rule> for Trigger {
+    fn from(rule: Rule) -> Self {
+        Trigger { rule, timezone: Zone::utc(), start: None, end: None, jitter: Duration::ZERO, max_runs: None }
+    }
 }
 
-/// Fires on the grid `start + n * every`. Elapsed time: 24 hours stay 24 hours over a change of the
-/// clocks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Interval {
-    /// Seconds.
-    #[serde(with = "seconds")]
-    pub every: Duration,
-    /// `None` until the job is added: then one interval after that.
-    #[serde(default)]
-    pub start: Option<DateTime<Utc>>,
-    /// The last instant at which it may fire.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end: Option<DateTime<Utc>>,
-}
-
+/// Making one.
 impl Trigger {
     /// Fires once, as soon as the job is added.
     pub fn now() -> Self {
-        Trigger::Date(Date { at: None })
+        Rule::Date(None).into()
     }
 
+    /// Fires once; in the past it fires at once.
     pub fn at(instant: DateTime<Utc>) -> Self {
-        Trigger::Date(Date { at: Some(instant) })
+        Rule::Date(Some(instant)).into()
     }
 
-    /// Fires every `every`, first one interval after the job is added.
+    /// Fires every `every` of elapsed time, first one interval after the job is added.
     pub fn every(every: Duration) -> Result<Self, Invalid> {
-        let trigger = Trigger::Interval(Interval { every, start: None, end: None });
-        trigger.validate()?;
-        Ok(trigger)
+        Trigger::from(Rule::Interval(every)).checked()
     }
 
     /// Reads a crontab line of 5, 6 (seconds first) or 7 (year last) fields, a macro such as
     /// `@daily`, or `@every 90s`.
     pub fn crontab(line: &str, dialect: Dialect, zone: Zone) -> Result<Self, Invalid> {
         match line.trim().strip_prefix("@every ") {
-            Some(every) => {
-                let every = humantime::parse_duration(every.trim())
-                    .map_err(|e| Invalid::new("interval", every, e.to_string()).hint("such as `90s` or `1h30m`"))?;
-                Trigger::every(every)
-            }
-            None => Cron::from_line(line, dialect, zone).map(|cron| Trigger::Cron(Box::new(cron))),
+            Some(every) => Ok(Trigger::every(parse_duration(every.trim())?)?.timezone(zone)),
+            None => Trigger::cron(Written::Line { expr: line.trim().to_owned(), dialect }, zone),
         }
     }
 
-    /// The rules that need no clock. Deserialising checks cron expressions by itself.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        if let Trigger::Interval(interval) = self
-            && !(INTERVAL_MIN..=INTERVAL_MAX).contains(&interval.every)
-        {
-            let given = humantime::format_duration(interval.every).to_string();
-            return Err(Invalid::new("interval", given, "it must be 1 second to 10 years"));
+    /// APScheduler's named fields.
+    pub fn fields(fields: CronFields, zone: Zone) -> Result<Self, Invalid> {
+        Trigger::cron(Written::Fields(Box::new(fields)), zone)
+    }
+
+    fn cron(written: Written, zone: Zone) -> Result<Self, Invalid> {
+        let cron = Cron::new(written, Dst::default(), None)?;
+        Ok(Trigger::from(Rule::Cron(Box::new(cron))).timezone(zone))
+    }
+
+    pub fn calendar(interval: CalendarInterval, zone: Zone) -> Result<Self, Invalid> {
+        Trigger::from(Rule::Calendar(interval)).timezone(zone).checked()
+    }
+
+    /// Fires whenever one of these does.
+    pub fn or(triggers: Vec<Trigger>) -> Result<Self, Invalid> {
+        Trigger::from(Rule::Or(triggers)).checked()
+    }
+
+    /// Fires at the instants on which all of these do.
+    pub fn and(triggers: Vec<Trigger>) -> Result<Self, Invalid> {
+        Trigger::from(Rule::And(Box::new(And::new(triggers)))).checked()
+    }
+
+    /// Fires when `trigger` does, unless an exclusion holds. Days are those of the trigger's zone.
+    pub fn except(trigger: Trigger, exclusions: Vec<Exclusion>) -> Result<Self, Invalid> {
+        let zone = trigger.timezone;
+        Trigger::from(Rule::Except(Box::new(Except::new(trigger, exclusions)?))).timezone(zone).checked()
+    }
+
+    #[must_use]
+    pub fn timezone(mut self, zone: Zone) -> Self {
+        self.timezone = zone;
+        self
+    }
+
+    /// Fires at no instant before `start`. The grid of an interval begins there.
+    #[must_use]
+    pub fn start(mut self, start: DateTime<Utc>) -> Self {
+        self.start = Some(start);
+        self
+    }
+
+    /// Fires at no instant after `end`.
+    #[must_use]
+    pub fn end(mut self, end: DateTime<Utc>) -> Self {
+        self.end = Some(end);
+        self
+    }
+
+    /// Starts each run up to `jitter` after its fire time, always before the following one. How
+    /// much depends on the job's id and the fire time alone.
+    #[must_use]
+    pub fn jitter(mut self, jitter: Duration) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// Starts this many runs at most; then the job is finished. Retries, skipped fire times and runs
+    /// that a caller asked for do not count. A job that is given another trigger counts anew.
+    #[must_use]
+    pub fn max_runs(mut self, runs: u64) -> Self {
+        self.max_runs = Some(runs);
+        self
+    }
+
+    /// What a change of the clocks does to civil times: of this trigger, or of the ones it is made
+    /// of.
+    #[must_use]
+    pub fn dst(mut self, dst: Dst) -> Self {
+        match &mut self.rule {
+            Rule::Cron(cron) => cron.dst = dst,
+            Rule::Calendar(calendar) => calendar.dst = dst,
+            _ => return self.map_parts(|part| part.dst(dst)),
         }
-        let instants = match self {
-            Trigger::Date(date) => [date.at, None],
-            Trigger::Interval(interval) => [interval.start, interval.end],
-            Trigger::Cron(cron) => cron.bounds(),
+        self
+    }
+
+    /// Replaces the triggers that this one is made of.
+    fn map_parts(mut self, change: impl Fn(Trigger) -> Trigger) -> Self {
+        self.rule = match self.rule {
+            Rule::Or(triggers) => Rule::Or(triggers.into_iter().map(change).collect()),
+            Rule::And(and) => Rule::And(Box::new(And::new(and.triggers.into_iter().map(change).collect()))),
+            Rule::Except(mut except) => {
+                except.trigger = change(except.trigger);
+                for exclusion in &mut except.exclusions {
+                    if let Exclusion::Trigger(trigger) = exclusion {
+                        **trigger = change((**trigger).clone());
+                    }
+                }
+                Rule::Except(except)
+            }
+            other => other,
         };
-        instants.into_iter().flatten().try_for_each(check_instant)
+        self
+    }
+
+    /// The triggers that this one is made of.
+    fn parts(&self) -> Vec<&Trigger> {
+        match &self.rule {
+            Rule::Or(triggers) => triggers.iter().collect(),
+            Rule::And(and) => and.triggers.iter().collect(),
+            Rule::Except(except) => std::iter::once(&except.trigger)
+                .chain(except.exclusions.iter().filter_map(Exclusion::trigger))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Checking one, and making it definite.
+impl Trigger {
+    fn checked(self) -> Result<Self, Invalid> {
+        self.validate().map(|()| self)
+    }
+
+    /// The rules that need no clock.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if self.jitter > JITTER_MAX {
+            return Err(Invalid::new("jitter", duration_text(self.jitter), "it must be at most 31 days"));
+        }
+        if self.max_runs == Some(0) {
+            return Err(Invalid::new("max_runs", "0", "it must be at least 1"));
+        }
+        let mut count = 0;
+        self.validate_rule(1, &mut count)
+    }
+
+    fn validate_rule(&self, depth: usize, count: &mut usize) -> Result<(), Invalid> {
+        *count += 1;
+        if *count > TRIGGERS_MAX || depth > DEPTH_MAX {
+            let reason = format!("it is made of more than {TRIGGERS_MAX} triggers, or nested deeper than {DEPTH_MAX}");
+            return Err(Invalid::new("trigger", "", reason));
+        }
+        if depth > 1 && (self.jitter != Duration::ZERO || self.max_runs.is_some()) {
+            return Err(Invalid::new("trigger", "", "a trigger within another has no jitter and no max_runs")
+                .hint("give them to the outermost one"));
+        }
+        let mut instants = vec![self.start, self.end];
+        match &self.rule {
+            Rule::Date(at) => instants.push(*at),
+            Rule::Interval(every) if !(INTERVAL_MIN..=INTERVAL_MAX).contains(every) => {
+                let given = duration_text(*every);
+                return Err(Invalid::new("interval", given, "it must be 1 second to 10 years"));
+            }
+            Rule::Interval(every) if every.subsec_nanos() % 1000 != 0 => {
+                let given = humantime::format_duration(*every).to_string();
+                return Err(Invalid::new("interval", given, "it must be whole microseconds"));
+            }
+            Rule::Calendar(calendar) => calendar.validate()?,
+            Rule::Or(triggers) if triggers.len() < 2 => return Err(too_few("or")),
+            Rule::And(and) if and.triggers.len() < 2 => return Err(too_few("and")),
+            _ => {}
+        }
+        instants.into_iter().flatten().try_for_each(check_instant)?;
+        self.parts().into_iter().try_for_each(|part| part.validate_rule(depth + 1, count))
     }
 
     /// Replaces what means "when the job is added" by that instant.
     #[must_use]
-    pub fn anchored(self, now: DateTime<Utc>) -> Self {
+    pub fn anchored(mut self, now: DateTime<Utc>) -> Self {
         // Stores keep microseconds: a grid that is finer would come back as another one.
-        let now = clamp(now).trunc_subsecs(6);
-        match self {
-            Trigger::Date(Date { at }) => Trigger::at(at.map_or(now, |at| at.trunc_subsecs(6))),
-            Trigger::Interval(Interval { every, start, end }) => {
-                let start = Some(start.map_or_else(|| now + delta(every), |start| start.trunc_subsecs(6)));
-                Trigger::Interval(Interval { every, start, end })
+        let micros = |at: DateTime<Utc>| at.trunc_subsecs(6);
+        let now = micros(clamp(now));
+        (self.start, self.end) = (self.start.map(micros), self.end.map(micros));
+        match &mut self.rule {
+            Rule::Date(at) => *at = Some(at.map_or(now, micros)),
+            Rule::Interval(every) => self.start = Some(self.start.unwrap_or(now + delta(*every))),
+            Rule::Calendar(calendar) => {
+                let from = self.start.unwrap_or(now).timestamp();
+                let today = sets::date_of(self.timezone.civil_seconds(from));
+                calendar.start_date = Some(calendar.start_date.unwrap_or(today));
             }
-            other => other,
+            Rule::Cron(_) => {}
+            Rule::Or(_) | Rule::And(_) | Rule::Except(_) => return self.map_parts(|part| part.anchored(now)),
         }
+        self
     }
 
+    /// Spreads `~` by the id of the job, for ever.
+    #[must_use]
+    pub fn spread_by(mut self, key: &str) -> Self {
+        if let Rule::Cron(cron) = &mut self.rule {
+            // What was read once reads again.
+            if cron.reading.has_spread
+                && let Ok(spread) = Cron::new(cron.written.clone(), cron.dst, Some(key.to_owned()))
+            {
+                **cron = spread;
+            }
+            return self;
+        }
+        self.map_parts(|part| part.spread_by(key))
+    }
+}
+
+/// Asking one.
+impl Trigger {
     /// The first fire time after `previous`; without one, the first at or after `now` (for a date,
     /// the date itself even if it is past). Strictly later than `previous`; `None` when the trigger
-    /// is exhausted. An unanchored trigger is anchored at `now`.
+    /// is exhausted. A search looks at [`SEARCH_STEPS_MAX`] single times at most.
     pub fn next_fire_time(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let now = clamp(now);
-        match self {
-            Trigger::Date(date) => match previous {
-                None => Some(date.at.unwrap_or(now)),
-                Some(_) => None,
-            },
-            Trigger::Interval(interval) => interval.next(previous, now),
-            // Half a second past nine is past nine: the search is in whole seconds.
-            Trigger::Cron(cron) => cron.next_after(match previous {
-                Some(previous) => clamp(previous),
-                None => now.trunc_subsecs(0) - TimeDelta::seconds(i64::from(now == now.trunc_subsecs(0))),
-            }),
+        self.next_within(previous, now, &mut Steps::new())
+    }
+
+    fn next_within(
+        &self,
+        previous: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+        steps: &mut Steps,
+    ) -> Option<DateTime<Utc>> {
+        match (previous, &self.rule) {
+            (None, Rule::Date(at)) => {
+                Some(at.unwrap_or_else(|| clamp(now))).filter(|at| self.end.is_none_or(|end| *at <= end))
+            }
+            (None, _) => self.search(clamp(now), steps),
+            (Some(previous), _) => self.search(clamp(previous) + TimeDelta::microseconds(1), steps),
         }
     }
 
-    /// The first `count` fire times at or after `from`.
+    /// The first fire time at or after `from`.
+    fn search(&self, from: DateTime<Utc>, steps: &mut Steps) -> Option<DateTime<Utc>> {
+        steps.take()?;
+        let from = self.start.map_or(from, |start| from.max(start));
+        let next = match &self.rule {
+            Rule::Date(at) => at.filter(|at| *at >= from),
+            Rule::Interval(every) => self.on_grid(*every, from),
+            Rule::Cron(cron) => instant(cron.next(self.timezone, seconds_up(from))?),
+            Rule::Calendar(calendar) => instant(calendar.next(self.timezone, seconds_up(from))?),
+            Rule::Or(triggers) => {
+                let next = triggers.iter().filter_map(|trigger| trigger.search(from, steps)).min();
+                next.filter(|_| !steps.is_spent())
+            }
+            Rule::And(and) => and.search(from, steps),
+            Rule::Except(except) => except.search(self.timezone, from, steps),
+        }?;
+        (next <= latest() && self.end.is_none_or(|end| next <= end)).then_some(next)
+    }
+
+    fn on_grid(&self, every: Duration, from: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let every = delta(every);
+        let start = self.start.unwrap_or(from + every);
+        // A grid point is sought in microseconds; half of one past it is past it.
+        let from = from.trunc_subsecs(6) + TimeDelta::microseconds(i64::from(from != from.trunc_subsecs(6)));
+        let (behind, step) = ((from - start).num_microseconds()?, every.num_microseconds()?);
+        let steps = if behind <= 0 { 0 } else { (behind - 1) / step + 1 };
+        Some(start + TimeDelta::microseconds(steps * step))
+    }
+
+    /// The first `count` fire times at or after `from`, as of a job that is added then.
     pub fn preview(&self, from: DateTime<Utc>, count: usize) -> Vec<DateTime<Utc>> {
         let from = clamp(from);
+        let most = self.max_runs.map_or(count, |runs| count.min(usize::try_from(runs).unwrap_or(count)));
         let first = self.next_fire_time(None, from);
-        std::iter::successors(first, |at| self.next_fire_time(Some(*at), from)).take(count).collect()
+        std::iter::successors(first, |at| self.next_fire_time(Some(*at), from)).take(most).collect()
+    }
+
+    /// When the run of a fire time starts: later than that by the trigger's jitter, and before the
+    /// following one. `key` is the job's id.
+    pub fn start_time(&self, key: &str, fire_time: DateTime<Utc>) -> DateTime<Utc> {
+        if self.jitter == Duration::ZERO {
+            return fire_time;
+        }
+        let jitter = delta(self.jitter);
+        let following = self.next_fire_time(Some(fire_time), fire_time);
+        let window = following.map_or(jitter, |following| jitter.min(following - fire_time));
+        let window = window.num_microseconds().unwrap_or(0).max(0) as u128;
+        let hash =
+            Sha256::new().chain_update(key).chain_update([0]).chain_update(fire_time.timestamp_micros().to_be_bytes());
+        let hash = hash.finalize().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        fire_time + TimeDelta::microseconds(((u128::from(hash) * window) >> 64) as i64)
+    }
+
+    /// How many runs it starts at most.
+    pub fn runs_max(&self) -> Option<u64> {
+        self.max_runs
     }
 
     /// The zone that the trigger thinks in.
     pub fn zone(&self) -> Zone {
-        match self {
-            Trigger::Cron(cron) => cron.zone().clone(),
-            _ => Zone::utc(),
-        }
+        self.timezone
     }
 }
 
-impl Interval {
-    fn next(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let every = delta(self.every);
-        let start = self.start.unwrap_or(now + every);
-        // The grid point sought is the first one that is not before this instant.
-        let from = previous.map_or(now, |previous| clamp(previous) + TimeDelta::microseconds(1));
-        let behind = (from - start).num_microseconds()?;
-        let step = every.num_microseconds()?;
-        let steps = if behind <= 0 { 0 } else { (behind - 1) / step + 1 };
-        let next = start + TimeDelta::microseconds(steps * step);
-        (next <= latest() && self.end.is_none_or(|end| next <= end)).then_some(next)
-    }
+fn too_few(what: &str) -> Invalid {
+    Invalid::new("trigger", what, "it needs at least two triggers")
 }
 
 fn delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+fn instant(seconds: i64) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(seconds, 0)
+}
+
+/// An instant in whole seconds, rounded up: half a second past nine is past nine.
+fn seconds_up(at: DateTime<Utc>) -> i64 {
+    at.timestamp() + i64::from(at.timestamp_subsec_nanos() > 0)
 }
 
 fn earliest() -> DateTime<Utc> {
@@ -185,22 +432,13 @@ pub fn check_instant(at: DateTime<Utc>) -> Result<(), Invalid> {
     Err(Invalid::new("time", at.to_rfc3339(), "it must lie between 1970 and 2200"))
 }
 
+fn civil_is_sound(civil: &NaiveDateTime) -> bool {
+    (sets::YEAR_MIN..=sets::YEAR_MAX).contains(&civil.year())
+}
+
 /// Fire times lie between 1970 and 2200.
 fn clamp(instant: DateTime<Utc>) -> DateTime<Utc> {
     instant.clamp(earliest(), latest())
-}
-
-impl fmt::Display for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trigger::Date(Date { at: Some(at) }) => write!(f, "at {}", at.format("%Y-%m-%d %H:%M:%S UTC")),
-            Trigger::Date(Date { at: None }) => f.write_str("now"),
-            Trigger::Interval(interval) => {
-                write!(f, "every {}", humantime::format_duration(interval.every))
-            }
-            Trigger::Cron(cron) => cron.fmt(f),
-        }
-    }
 }
 
 #[cfg(test)]

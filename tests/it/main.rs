@@ -5,3 +5,4 @@ mod plugins;
 mod sandbox;
 mod scheduler;
 mod stores;
+mod triggers;

@@ -11,7 +11,7 @@ pub const VALUE_MAX: usize = 4096;
 const CHECKSUM: usize = 4;
 /// Largest entry of a block, so that one always fits.
 pub const ENTRY_MAX: usize = VALUE_MAX - CHECKSUM - 3;
-const HOT_VERSION: u8 = 1;
+const HOT_VERSION: u8 = 2;
 
 /// `payload` behind its checksum.
 pub fn seal(payload: &[u8]) -> Vec<u8> {
@@ -115,6 +115,7 @@ pub fn encode_state(state: &JobState) -> Vec<u8> {
     row.extend_from_slice(&state.carried.live.to_le_bytes());
     put_time(&mut row, state.carried.oldest_live);
     put_time(&mut row, state.carried.last_missed);
+    row.extend_from_slice(&state.started.to_le_bytes());
     row.extend_from_slice(&state.failures.to_le_bytes());
     row.push(state.running.len() as u8);
     for run in &state.running {
@@ -133,7 +134,8 @@ pub fn encode_state(state: &JobState) -> Vec<u8> {
 /// The state in a row, or `None` if the row is not one of ours.
 pub fn decode_state(row: &[u8]) -> Option<JobState> {
     let mut row = Reader(row);
-    if row.byte()? != HOT_VERSION {
+    let version = row.byte()?;
+    if !(1..=HOT_VERSION).contains(&version) {
         return None;
     }
     let flags = row.byte()?;
@@ -152,6 +154,8 @@ pub fn decode_state(row: &[u8]) -> Option<JobState> {
             oldest_live: row.time()?,
             last_missed: row.time()?,
         },
+        // Version 1 did not count them.
+        started: if version == 1 { 0 } else { u64::from_le_bytes(row.take()?) },
         failures: u32::from_le_bytes(row.take()?),
         ..JobState::default()
     };
@@ -244,6 +248,7 @@ mod tests {
                 next_run_time: next.map(time),
                 carried: Carried { missed: carried, live: carried / 2, oldest_live: next.map(time), last_missed: None },
                 backlog_until: next.map(time),
+                started: carried,
                 failures,
                 running: runs.iter().map(|(id, at, attempt, manual)| RunningRun {
                     id: RunId(Ulid(*id)), scheduled_time: time(*at), attempt: *attempt, manual: *manual, coalesced: carried,

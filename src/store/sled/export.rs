@@ -31,6 +31,9 @@ struct ExportedJob {
     paused: bool,
     #[serde(default)]
     quarantine: Option<String>,
+    /// Runs that its trigger has started.
+    #[serde(default)]
+    started: u64,
 }
 
 /// What `recover` brought back.
@@ -54,8 +57,8 @@ pub fn is_due(home: &Path, now: DateTime<Utc>) -> bool {
 /// Writes today's export over an earlier one of today.
 pub fn write(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginName, Plugin>, table: &Table) {
     let jobs = table.entries(None).filter_map(|entry| {
-        let (paused, quarantine) = (entry.state.paused, entry.state.quarantine);
-        entry.job.map(|job| ExportedJob { job: (*job).clone(), paused, quarantine })
+        let JobState { paused, quarantine, started, .. } = entry.state;
+        entry.job.map(|job| ExportedJob { job: (*job).clone(), paused, quarantine, started })
     });
     let export =
         Export { version: 1, exported: now, plugins: plugins.values().cloned().collect(), jobs: jobs.collect() };
@@ -129,7 +132,7 @@ fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usiz
     }
     let mut jobs = 0;
     let mut left_out = Vec::new();
-    for ExportedJob { job, paused, quarantine } in &export.jobs {
+    for ExportedJob { job, paused, quarantine, started } in &export.jobs {
         let next = job.trigger.next_fire_time(None, now).filter(|next| *next > now);
         let Some(next) = next else {
             left_out.push(job.id.clone());
@@ -140,6 +143,7 @@ fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usiz
             next_run_time: Some(next),
             paused: *paused,
             quarantine: quarantine.clone(),
+            started: *started,
             ..JobState::default()
         };
         writes.put(HOT, key.to_vec(), codec::seal(&codec::encode_state(&state)));

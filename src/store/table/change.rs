@@ -61,7 +61,7 @@ impl Table {
                 Conflict::Replace => {}
             }
         }
-        job.trigger = job.trigger.anchored(now);
+        job.trigger = job.trigger.anchored(now).spread_by(id.as_str());
         let next = job.trigger.next_fire_time(None, now);
         let next_run_time = Some(next.ok_or_else(|| Error::NeverFires(job.trigger.to_string()))?);
         self.cancel_pending(now, &id);
@@ -86,10 +86,10 @@ impl Table {
         state.quarantine = None;
         if job.trigger != base.trigger {
             state.leaving = None;
-            job.trigger = job.trigger.anchored(now);
+            job.trigger = job.trigger.anchored(now).spread_by(id.as_str());
             let next = job.trigger.next_fire_time(None, now);
             state.next_run_time = Some(next.ok_or_else(|| Error::NeverFires(job.trigger.to_string()))?);
-            (state.carried, state.backlog_until) = Default::default();
+            (state.carried, state.backlog_until, state.started) = Default::default();
         }
         self.detach(&id);
         self.define(job, state);

@@ -254,6 +254,7 @@ impl Table {
         *slot -= plan.start.len();
         entry.state.next_run_time = plan.next_run_time;
         entry.state.carried = plan.carried;
+        entry.state.started += plan.start.len() as u64;
         entry.state.backlog_until = plan.backlog_until;
         self.delta.touched.insert(id.clone());
         for (times, outcome) in plan.skipped {
@@ -456,7 +457,7 @@ impl Table {
     fn reindex(&mut self, id: &JobId) {
         let Some(entry) = self.jobs.get_mut(id) else { return };
         let Some(job) = entry.job.clone() else { return };
-        let due = if entry.waiting { None } else { entry.state.due() };
+        let due = if entry.waiting { None } else { entry.state.due(&job) };
         let old = std::mem::replace(&mut entry.indexed, due);
         if !entry.state.pending.iter().any(|run| run.manual) {
             self.manual.remove(id);
