@@ -75,5 +75,5 @@ pub use scheduler::{AddOptions, BackgroundScheduler, Drain, Heard, Scheduler};
 pub use store::{Conflict, JobEntry, JobFilter, JobStore, List, MemoryStore, Page, PluginStore, RunFilter, SledStore};
 pub use trigger::{
     CalendarInterval, ClockChange, CronFields, Dialect, Dst, Exclusion, Explanation, OffsetChange, SEARCH_STEPS_MAX,
-    TEXT_MAX as TRIGGER_TEXT_MAX, Trigger, Zone, ZoneSource,
+    TEXT_MAX as TRIGGER_TEXT_MAX, Trigger, Zone, ZoneSource, parse_duration, parse_time,
 };

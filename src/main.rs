@@ -1,6 +1,5 @@
 //! The `sandclock` command.
 
-use clap::Parser;
 use sandclock::cli::{self, Cli};
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse()) {
+    match cli::run(Cli::read()) {
         Ok(code) => code,
         Err(failure) => cli::fail(&failure),
     }

@@ -55,6 +55,11 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
         cancel_oldest: false,
     };
     let Some(first) = state.next_run_time.filter(|first| job.start_time(*first) <= now) else { return plan };
+    let runs_left = job.trigger.runs_max().map_or(u64::MAX, |most| most.saturating_sub(state.started));
+    if runs_left == 0 {
+        plan.next_run_time = None;
+        return plan;
+    }
     let free = (job.max_instances as usize).saturating_sub(state.running.len());
     let overlap = if state.backlog_until.is_some_and(|until| first <= until) { Overlap::Queue } else { job.overlap };
     if free == 0 && overlap != Overlap::Skip {
@@ -87,7 +92,6 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
         plan.skipped.push((FireTimes::of(newest, live), Outcome::Skipped { reason }));
         return plan;
     }
-    let runs_left = job.trigger.runs_max().map_or(u64::MAX, |most| most.saturating_sub(state.started));
     match job.coalesce {
         Coalesce::Earliest => plan.start.push(FireTimes::of(oldest, live)),
         Coalesce::Latest => plan.start.push(FireTimes::of(newest, live)),

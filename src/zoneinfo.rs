@@ -3,7 +3,7 @@
 use crate::trigger::{Zone, ZoneSource};
 use std::path::{Path, PathBuf};
 
-/// Where systems keep compiled zones.
+/// Where systems keep compiled zones; `TZDIR` comes before them.
 const DIRS: [&str; 3] = ["/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo"];
 /// Largest zone file that is read; the largest real one has a few kilobytes.
 const FILE_MAX: u64 = 256 * 1024;
@@ -11,17 +11,19 @@ const FILE_MAX: u64 = 256 * 1024;
 /// Lets [`Zone`]s be read from the machine's data if that says it is newer than the copy compiled
 /// in. To be called before any zone is used; the `sandclock` command does.
 pub fn use_newer() -> bool {
-    DIRS.iter().any(|dir| version(Path::new(dir)).is_some_and(|version| Zone::prefer(source(dir, version))))
+    let dirs = std::env::var_os("TZDIR").map(PathBuf::from).into_iter().chain(DIRS.map(PathBuf::from));
+    dirs.into_iter().any(|dir| version(&dir).is_some_and(|version| Zone::prefer(source(dir, version))))
 }
 
-fn source(dir: &'static str, version: String) -> ZoneSource {
+fn source(dir: PathBuf, version: String) -> ZoneSource {
+    let origin = dir.display().to_string();
     let read = move |name: &str| {
         // Names come from the database compiled in, so they cannot leave the directory.
-        let path = PathBuf::from(dir).join(name);
+        let path = dir.join(name);
         let sound = std::fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() <= FILE_MAX);
         sound.then(|| std::fs::read(&path).ok()).flatten()
     };
-    ZoneSource { version, origin: dir.to_owned(), read: Box::new(read) }
+    ZoneSource { version, origin, read: Box::new(read) }
 }
 
 /// What the data says of itself: `2026f`.

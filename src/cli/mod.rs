@@ -41,6 +41,15 @@ pub struct Cli {
     command: Option<Command>,
 }
 
+impl Cli {
+    /// Reads the arguments of this process, or prints help and ends it.
+    pub fn read() -> Self {
+        // Reading an argument may read a time zone.
+        crate::zoneinfo::use_newer();
+        Cli::parse()
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make, build, register and list plugins.
@@ -110,7 +119,6 @@ pub fn fail(failure: &Failure) -> ExitCode {
 
 /// Runs one command to its end.
 pub fn run(cli: Cli) -> Done {
-    crate::zoneinfo::use_newer();
     quiet_store_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start threads: {e}")))?;

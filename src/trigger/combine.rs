@@ -18,8 +18,8 @@ pub const SEARCH_STEPS_MAX: u32 = 100_000;
 pub(super) struct Steps(u32);
 
 impl Steps {
-    pub fn new() -> Self {
-        Steps(SEARCH_STEPS_MAX)
+    pub fn of(most: u32) -> Self {
+        Steps(most)
     }
 
     pub fn take(&mut self) -> Option<()> {
@@ -199,21 +199,28 @@ impl Except {
     /// If `at` is excluded, an instant up to which all fire times are.
     fn excluded_until(&self, zone: Zone, at: DateTime<Utc>, steps: &mut Steps) -> Option<DateTime<Utc>> {
         let civil = zone.civil_seconds(at.timestamp());
+        if let Some(open) = self.civil_excluded_until(civil) {
+            return DateTime::from_timestamp(zone.first_instant(open), 0);
+        }
+        for trigger in self.exclusions.iter().filter_map(Exclusion::trigger) {
+            if trigger.search(at, steps) == Some(at) {
+                return Some(self.covered_until(trigger, at));
+            }
+        }
+        None
+    }
+
+    /// If a civil time lies in an excluded day or range, one up to which all do.
+    pub fn civil_excluded_until(&self, civil: i64) -> Option<i64> {
         let begun = self.ranges.partition_point(|(from, _)| *from <= civil);
         if let Some((_, to)) = self.ranges[..begun].last().filter(|(_, to)| civil <= *to) {
-            return DateTime::from_timestamp(zone.first_instant(to + 1), 0);
+            return Some(to + 1);
         }
         if self.weekdays != 0 {
             let today = date_of(civil).weekday().num_days_from_monday();
             let open = (0..7).find(|ahead| !has(self.weekdays, (today + ahead) % 7)).unwrap_or(0);
             if open > 0 {
-                let day = civil.div_euclid(DAY) + i64::from(open);
-                return DateTime::from_timestamp(zone.first_instant(day * DAY), 0);
-            }
-        }
-        for trigger in self.exclusions.iter().filter_map(Exclusion::trigger) {
-            if trigger.search(at, steps) == Some(at) {
-                return Some(self.covered_until(trigger, at));
+                return Some((civil.div_euclid(DAY) + i64::from(open)) * DAY);
             }
         }
         None

@@ -85,6 +85,11 @@ impl Trigger {
         let mut notes = Vec::new();
         let mut clock_changes = Vec::new();
         self.inspect(from, &mut notes, &mut clock_changes);
+        // What a part does counts only as far as the whole does it.
+        clock_changes.retain_mut(|change: &mut ClockChange| {
+            change.runs.retain(|at| self.fires_at(at.to_utc()));
+            self.would_fire(change.civil.and_utc().timestamp(), change.timezone)
+        });
         clock_changes.sort_by_key(|change: &ClockChange| change.civil);
         clock_changes.dedup();
         let last = times.last().map_or(from, |last| *last).timestamp();
@@ -122,6 +127,23 @@ impl Trigger {
         changes.extend(ahead.filter_map(|segment| self.clock_change(segment)));
         for part in self.parts() {
             part.inspect(from, notes, changes);
+        }
+    }
+
+    /// Whether it would fire at a civil time of `zone`, if clocks showed it just once.
+    fn would_fire(&self, civil: i64, zone: Zone) -> bool {
+        let parts = || self.parts().into_iter().map(|part| part.would_fire(civil, zone));
+        match &self.rule {
+            Rule::Cron(cron) if self.timezone == zone => cron.sets.next_civil(civil) == Some(civil),
+            Rule::Calendar(calendar) if self.timezone == zone => !calendar.civil_times(civil, civil + 1).is_empty(),
+            Rule::Or(_) => parts().any(|fires| fires),
+            Rule::And(_) => parts().all(|fires| fires),
+            Rule::Except(except) => {
+                let excluded = self.timezone == zone && except.civil_excluded_until(civil).is_some();
+                let mut parts = parts();
+                parts.next() == Some(true) && !excluded && !parts.any(|excluded| excluded)
+            }
+            _ => instant(zone.first_instant(civil)).is_some_and(|at| self.fires_at(at)),
         }
     }
 

@@ -42,6 +42,8 @@ pub const INTERVAL_MIN: Duration = Duration::from_secs(1);
 pub const INTERVAL_MAX: Duration = Duration::from_secs(3650 * 86_400);
 /// Longest jitter.
 pub const JITTER_MAX: Duration = Duration::from_secs(31 * 86_400);
+/// Steps of all searches of one preview together.
+const PREVIEW_STEPS_MAX: u32 = 3 * SEARCH_STEPS_MAX;
 /// Triggers within one trigger, and how deep they may be nested.
 pub const TRIGGERS_MAX: usize = 32;
 pub const DEPTH_MAX: usize = 4;
@@ -317,7 +319,7 @@ impl Trigger {
     /// the date itself even if it is past). Strictly later than `previous`; `None` when the trigger
     /// is exhausted. A search looks at [`SEARCH_STEPS_MAX`] single times at most.
     pub fn next_fire_time(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.next_within(previous, now, &mut Steps::new())
+        self.next_within(previous, now, &mut Steps::of(SEARCH_STEPS_MAX))
     }
 
     fn next_within(
@@ -365,11 +367,18 @@ impl Trigger {
     }
 
     /// The first `count` fire times at or after `from`, as of a job that is added then.
+    /// Fewer if they take more steps than a few searches have.
     pub fn preview(&self, from: DateTime<Utc>, count: usize) -> Vec<DateTime<Utc>> {
         let from = clamp(from);
         let most = self.max_runs.map_or(count, |runs| count.min(usize::try_from(runs).unwrap_or(count)));
-        let first = self.next_fire_time(None, from);
-        std::iter::successors(first, |at| self.next_fire_time(Some(*at), from)).take(most).collect()
+        let mut steps = Steps::of(PREVIEW_STEPS_MAX);
+        let first = self.next_within(None, from, &mut steps);
+        std::iter::successors(first, |at| self.next_within(Some(*at), from, &mut steps)).take(most).collect()
+    }
+
+    /// Whether it fires at exactly this instant.
+    fn fires_at(&self, at: DateTime<Utc>) -> bool {
+        self.search(at, &mut Steps::of(SEARCH_STEPS_MAX)) == Some(at)
     }
 
     /// When the run of a fire time starts: later than that by the trigger's jitter, and before the

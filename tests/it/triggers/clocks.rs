@@ -217,6 +217,15 @@ fn a_preview_warns_of_skipped_and_doubled_times() {
     assert!(within_two[0].ends_with("it does not run (6 such times)"), "{within_two:?}");
     assert_eq!(explain("*/10 * * * *", Dst::Once), [], "what runs all day loses nothing");
     assert_eq!(explain("0 9 * * *", Dst::Once), []);
+    let whole = |text: &str| {
+        let trigger = text.parse::<Trigger>().unwrap().timezone(zone("Europe/Berlin"));
+        trigger.explain(time("2027-01-01T00:00:00Z"), 1).clock_changes.len()
+    };
+    let berlin = "in Europe/Berlin";
+    assert_eq!(whole(&format!("(30 2 * * *) or (0 9 * * *) {berlin}")), 2);
+    assert_eq!(whole(&format!("(30 2 * * *) except sun {berlin}")), 0, "clocks change on sundays");
+    assert_eq!(whole(&format!("(30 2 * * *) and (30 2 * * mon-fri) {berlin}")), 0);
+    assert_eq!(whole(&format!("(0 9 * * *) except (30 2 * * *) {berlin}")), 0);
 }
 
 #[test]
