@@ -74,6 +74,6 @@ pub use run::{LogLevel, LogLine, Outcome, OutcomeKind, Run, RunId, RunLogs, RunS
 pub use scheduler::{AddOptions, BackgroundScheduler, Drain, Heard, Scheduler};
 pub use store::{Conflict, JobEntry, JobFilter, JobStore, List, MemoryStore, Page, PluginStore, RunFilter, SledStore};
 pub use trigger::{
-    CalendarInterval, ClockChange, CronFields, Dialect, Dst, Exclusion, Explanation, OffsetChange, SEARCH_STEPS_MAX,
-    TEXT_MAX as TRIGGER_TEXT_MAX, Trigger, Zone, ZoneSource, parse_duration, parse_time,
+    CalendarInterval, ClockChange, CronFields, Dialect, Dst, Exclusion, Explanation, NextTime, OffsetChange, ReadZone,
+    SEARCH_STEPS_MAX, TEXT_MAX as TRIGGER_TEXT_MAX, Trigger, Zone, ZoneSource, parse_duration, parse_time,
 };

@@ -3,6 +3,7 @@
 
 use crate::job::{Carried, Coalesce, Job, JobState, Overlap};
 use crate::run::{Outcome, SkipReason};
+use crate::trigger::NextTime;
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// Fire times that one plan lists; a longer backlog is carried over to the next plan.
@@ -27,7 +28,8 @@ impl FireTimes {
 }
 
 /// The answer. Every fire time from the job's `next_run_time` to now is in exactly one place:
-/// started, skipped, carried, or not yet passed by the new `next_run_time`.
+/// started, skipped, carried, or not yet passed by the new `next_run_time`. (After the last of a
+/// trigger's `max_runs` there are no fire times.)
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub start: Vec<FireTimes>,
@@ -55,6 +57,10 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
         cancel_oldest: false,
     };
     let Some(first) = state.next_run_time.filter(|first| job.start_time(*first) <= now) else { return plan };
+    if !is_fire_time(job, first) {
+        plan.next_run_time = following(job, first, now).0;
+        return plan;
+    }
     let runs_left = job.trigger.runs_max().map_or(u64::MAX, |most| most.saturating_sub(state.started));
     if runs_left == 0 {
         plan.next_run_time = None;
@@ -123,12 +129,30 @@ pub fn passed_over(job: &Job, state: &JobState, now: DateTime<Utc>) -> (Option<F
     let Some(first) = state.next_run_time.filter(|first| job.start_time(*first) <= now) else {
         return (None, state.next_run_time);
     };
+    if !is_fire_time(job, first) {
+        return (None, following(job, now, now).0);
+    }
     let due = Due::list(job, first, now);
     let last = due.newest.last().copied().or(due.last_missed);
     let passed = last
         .map(|last| FireTimes::of(last, due.missed_count + due.live_count + state.carried.missed + state.carried.live));
-    let next = if due.more { job.trigger.next_fire_time(Some(now), now) } else { due.next };
+    let next = if due.more { following(job, now, now).0 } else { due.next };
     (passed, next)
+}
+
+/// The next run time after `previous`, and whether it is a fire time for sure: if the search for it
+/// gave up, it is an instant before which there is none, to look again.
+fn following(job: &Job, previous: DateTime<Utc>, now: DateTime<Utc>) -> (Option<DateTime<Utc>>, bool) {
+    match job.trigger.find_next(Some(previous), now) {
+        NextTime::At(at) => (Some(at), true),
+        NextTime::NotBefore(bound) => (Some(bound.max(previous + TimeDelta::microseconds(1))), false),
+        NextTime::Never => (None, true),
+    }
+}
+
+/// Whether a next run time is one at which the job fires, and not one to look again.
+fn is_fire_time(job: &Job, at: DateTime<Utc>) -> bool {
+    !job.trigger.may_give_up() || job.trigger.fires_at(at)
 }
 
 /// The fire times of a job from its `next_run_time` to now, counted, with the few that matter kept.
@@ -172,7 +196,11 @@ impl Due {
                 }
                 newest.push_back(at);
             }
-            due.next = job.trigger.next_fire_time(Some(at), now);
+            let (next, sure) = following(job, at, now);
+            due.next = next;
+            if !sure {
+                break;
+            }
         }
         due.more = due.next.is_some_and(|at| job.start_time(at) <= now);
         due.newest = newest.into();
@@ -315,6 +343,28 @@ mod tests {
         assert_eq!((starts(&early), early.next_run_time), (vec![], Some(time(0))));
         let due = plan(&job, &state(0), start, 1);
         assert_eq!((starts(&due), due.next_run_time), (vec![(0, 0)], Some(time(10))));
+    }
+
+    #[test]
+    fn a_search_that_gives_up_is_taken_up_again_and_fires_nothing() {
+        // A week of seconds is left out, which no jump can pass: more steps than one search has.
+        let text = "(every 1s start 2027-01-01T00:00:00Z) except \
+                    ((every 1s start 2027-01-02T00:00:00Z end 2027-01-08T23:59:59Z) and (every 1s start 2027-01-01T00:00:00Z))";
+        let job = job(|j| j.trigger = text.parse().unwrap());
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let mut state = JobState { next_run_time: Some(at("2027-01-01T23:59:59Z")), ..JobState::default() };
+        let mut now = at("2027-01-01T23:59:59Z");
+        let mut fired = Vec::new();
+        for _ in 0..100 {
+            let plan = plan(&job, &state, now, 1);
+            fired.extend(plan.start.iter().map(|times| times.scheduled_time));
+            state.next_run_time = plan.next_run_time;
+            now = plan.next_run_time.expect("the job goes on");
+            if fired.len() == 3 {
+                break;
+            }
+        }
+        assert_eq!(fired, ["2027-01-01T23:59:59Z", "2027-01-09T00:00:00Z", "2027-01-09T00:00:01Z"].map(at));
     }
 
     #[test]

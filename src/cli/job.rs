@@ -18,7 +18,7 @@ use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {
-    /// Schedule a function; without --cron, --every, --at or --trigger it runs once, now.
+    /// Schedule a function; without --cron, --every, --at, --calendar or --trigger it runs once, now.
     Add(Box<AddArgs>),
     /// List jobs.
     List(ListArgs),
@@ -296,6 +296,7 @@ async fn run_now(args: RunArgs, client: &Client, output: Output) -> Done {
 
 fn next(job: &Value) -> String {
     match job["state"].as_str() {
+        Some("active") if !job["next_start_time"].is_null() => time(&job["next_start_time"]),
         Some("active") => time(&job["next_run_time"]),
         Some(state) => format!("never while {state}"),
         None => String::new(),
@@ -320,6 +321,7 @@ fn show(job: &Value) {
         ("state", field(job, "state")),
         ("reason", field(job, "quarantine")),
         ("next run", next(job)),
+        ("runs started", field(job, "started")),
         ("running", field(job, "running")),
         ("failures in a row", field(job, "failures")),
         ("executor, job store", format!("{}, {}", field(job, "executor"), field(job, "jobstore"))),

@@ -28,7 +28,7 @@ pub struct NextArgs {
     n: u16,
     #[command(flatten)]
     civil: CivilArgs,
-    /// Start looking here [default: now]
+    /// Start looking here, by the trigger's clocks [default: now]
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
     /// Explain this job's trigger; with a trigger, spread its `~` by this job's id.
@@ -52,8 +52,18 @@ pub struct CivilArgs {
 
 impl CivilArgs {
     fn read(&self, text: &str) -> Result<Trigger, Invalid> {
-        let trigger = Trigger::parse(text, self.tz, self.dialect)?;
-        Ok(self.dst.into_iter().fold(trigger, Trigger::dst))
+        self.with_dst(Trigger::parse(text, self.tz, self.dialect)?)
+    }
+
+    fn with_dst(&self, trigger: Trigger) -> Result<Trigger, Invalid> {
+        match self.dst {
+            Some(dst) if !trigger.has_civil_times() => {
+                let reason = "the trigger has no civil times that a change of the clocks could skip or double";
+                Err(Invalid::new("--dst", dst.to_string(), reason))
+            }
+            Some(dst) => Ok(trigger.dst(dst)),
+            None => Ok(trigger),
+        }
     }
 }
 
@@ -100,15 +110,21 @@ impl TriggerArgs {
     pub fn parse(&self, civil: &CivilArgs) -> Result<Option<Trigger>, Invalid> {
         let rule = &self.rule;
         let trigger = if let Some(line) = &rule.cron {
-            let trigger = Trigger::crontab(line, civil.dialect, civil.tz)?;
-            Some(civil.dst.into_iter().fold(trigger, Trigger::dst))
+            let read = Trigger::crontab(line, civil.dialect, civil.tz);
+            let english = line.trim_start().starts_with(|c: char| c.is_ascii_alphabetic());
+            let read =
+                read.map_err(|error| if english { error.hint("plain English goes to --trigger") } else { error });
+            Some(civil.with_dst(read?)?)
         } else if let Some(every) = rule.every {
-            Some(Trigger::every(every)?.timezone(civil.tz))
+            Some(civil.with_dst(Trigger::every(every)?.timezone(civil.tz))?)
         } else if let Some(at) = &rule.at {
-            Some(Trigger::at(parse_time(at, civil.tz)?).timezone(civil.tz))
+            Some(civil.with_dst(Trigger::at(parse_time(at, civil.tz)?).timezone(civil.tz))?)
         } else if let Some(interval) = &rule.calendar {
             let hint = "such as `1 month at 09:00` or `2 weeks at 09:00 from 2027-01-04`";
             let trigger = civil.read(&format!("every {interval}")).map_err(|error| error.hint(hint))?;
+            if !trigger.is_calendar_interval() {
+                return Err(Invalid::new("--calendar", interval, "it lacks its time of day").hint(hint));
+            }
             Some(trigger)
         } else {
             rule.trigger.as_deref().map(|text| civil.read(text)).transpose()?
@@ -122,7 +138,8 @@ impl TriggerArgs {
                 Ok(None)
             };
         };
-        let instant = |text: &Option<String>| text.as_ref().map(|text| parse_time(text, civil.tz)).transpose();
+        let zone = trigger.zone();
+        let instant = |text: &Option<String>| text.as_ref().map(|text| parse_time(text, zone)).transpose();
         trigger = instant(&self.start)?.into_iter().fold(trigger, Trigger::start);
         trigger = instant(&self.end)?.into_iter().fold(trigger, Trigger::end);
         trigger = self.jitter.into_iter().fold(trigger, Trigger::jitter);
@@ -133,8 +150,9 @@ impl TriggerArgs {
 
 pub async fn run(command: TriggerCommand, client: &Client, output: Output) -> Done {
     let TriggerCommand::Next(args) = command;
-    let from = args.from.as_deref().map(|text| parse_time(text, args.civil.tz)).transpose()?;
     let trigger = args.trigger.as_deref().map(|text| args.civil.read(text)).transpose()?;
+    let zone = trigger.as_ref().map_or(args.civil.tz, Trigger::zone);
+    let from = args.from.as_deref().map(|text| parse_time(text, zone)).transpose()?;
     let spec = PreviewSpec { trigger, job: args.job, from, count: Some(usize::from(args.n)) };
     let explanation: Explanation = client.post("/v1/triggers/preview", &spec).await?;
     output.show(&explanation, || show(&explanation));

@@ -89,8 +89,14 @@ pub struct JobView {
     #[serde(flatten)]
     job: Option<JobFields>,
     state: Status,
-    /// Null while the job will not fire by itself.
+    /// The next fire time; null while the job will not fire by itself.
     next_run_time: Option<DateTime<Utc>>,
+    /// When the run of that time starts, if the trigger has jitter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_start_time: Option<DateTime<Utc>>,
+    /// Runs that the trigger has started, if it has a greatest number of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     quarantine: Option<String>,
     /// Runs that go on.
@@ -112,7 +118,7 @@ struct JobFields {
 impl From<JobEntry> for JobView {
     fn from(entry: JobEntry) -> Self {
         let state = entry.state.status();
-        // With the jitter that the job will have.
+        let next_run_time = entry.state.next_run_time.filter(|_| state == Status::Active);
         let starts = |at| entry.job.as_ref().map_or(at, |job| job.start_time(at));
         let fields = |job: Arc<Job>| {
             let mut value = serde_json::to_value(&*job).ok()?;
@@ -122,7 +128,9 @@ impl From<JobEntry> for JobView {
         };
         JobView {
             id: entry.id,
-            next_run_time: entry.state.next_run_time.filter(|_| state == Status::Active).map(starts),
+            next_run_time,
+            next_start_time: next_run_time.map(starts).filter(|start| Some(*start) != next_run_time),
+            started: entry.job.as_ref().and_then(|job| job.trigger.runs_max()).map(|_| entry.state.started),
             job: entry.job.and_then(fields),
             state,
             running: entry.state.running.len(),

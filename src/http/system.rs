@@ -14,7 +14,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -74,8 +74,9 @@ pub async fn preview(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Explanation>, Problem> {
     let spec: PreviewSpec = strict_json::from_slice("preview", &body?)?;
-    let from = spec.from.unwrap_or_else(|| app.scheduler.clock().now());
+    let from = spec.from.unwrap_or_else(|| app.scheduler.clock().now()).trunc_subsecs(6);
     crate::trigger::check_instant(from)?;
+    let mut count = spec.count.unwrap_or(10).clamp(1, PREVIEW_MAX);
     let trigger = match (spec.trigger, &spec.job) {
         (Some(trigger), id) => {
             let anchored = trigger.anchored(from);
@@ -84,14 +85,15 @@ pub async fn preview(
         (None, Some(id)) => {
             let entry = app.scheduler.get_job(id).await?;
             let job = entry.job.ok_or_else(|| Error::JobNotFound(id.clone()))?;
-            match job.trigger.runs_max() {
-                Some(most) => job.trigger.clone().max_runs(most.saturating_sub(entry.state.started).max(1)),
-                None => job.trigger.clone(),
-            }
+            let left = job.trigger.runs_max().map_or(u64::MAX, |most| most.saturating_sub(entry.state.started));
+            count = count.min(usize::try_from(left).unwrap_or(count));
+            job.trigger.clone()
         }
         (None, None) => return Err(Invalid::new("preview", "", "it needs a `trigger` or a `job`").into()),
     };
-    let explanation = trigger.explain(from, spec.count.unwrap_or(10).clamp(1, PREVIEW_MAX));
+    // A nasty trigger takes its time.
+    let explained = tokio::task::spawn_blocking(move || trigger.explain(from, count)).await;
+    let explanation = explained.map_err(|error| Error::host("cannot explain the trigger", error))?;
     if explanation.times.is_empty() {
         return Err(Error::NeverFires(explanation.text).into());
     }

@@ -1,5 +1,6 @@
 //! Every so many years, months, weeks or days, at a time of day.
 
+use super::combine::{SEARCH_STEPS_MAX, Steps};
 use super::cron::Dst;
 use super::sets::{DAY, YEAR_MAX, date_of};
 use super::zone::{Segment, Zone};
@@ -51,13 +52,13 @@ impl CalendarInterval {
         text.collect::<Vec<_>>().join(" ")
     }
 
-    /// The first fire time at or after `from`, both in seconds.
-    pub(super) fn next(&self, zone: Zone, from: i64) -> Option<i64> {
+    /// The first fire time at or after `from`, both in seconds; `None` too if the steps are spent.
+    pub(super) fn next(&self, zone: Zone, from: i64, steps: &mut Steps) -> Option<i64> {
         let today = date_of(zone.civil_seconds(from));
         // A gap can move a time to the next day, and none is longer than one.
         let mut bound = today - TimeDelta::days(2);
         loop {
-            let date = self.first_from(self.start_date.unwrap_or(today), bound)?;
+            let date = self.first_from(self.start_date.unwrap_or(today), bound, steps)?;
             let civil = i64::from(date.to_epoch_days()) * DAY + i64::from(self.at.num_seconds_from_midnight());
             if let Some(instant) = instants(zone, self.dst, civil).into_iter().flatten().find(|at| *at >= from) {
                 return Some(instant);
@@ -68,11 +69,12 @@ impl CalendarInterval {
 
     /// Whether the series has this date.
     pub(super) fn has_date(&self, date: NaiveDate) -> bool {
-        self.start_date.is_some_and(|start| self.first_from(start, date) == Some(date))
+        let mut steps = Steps::of(SEARCH_STEPS_MAX);
+        self.start_date.is_some_and(|start| self.first_from(start, date, &mut steps) == Some(date))
     }
 
     /// The first date of the series on or after `bound`.
-    fn first_from(&self, start: NaiveDate, bound: NaiveDate) -> Option<NaiveDate> {
+    fn first_from(&self, start: NaiveDate, bound: NaiveDate, steps: &mut Steps) -> Option<NaiveDate> {
         let months = self.years * 12 + self.months;
         let days = i64::from(self.weeks) * 7 + i64::from(self.days);
         let mut date = start;
@@ -98,6 +100,7 @@ impl CalendarInterval {
                 let from = date;
                 let mut step = months;
                 loop {
+                    steps.take()?;
                     date = step_months(from, step)?;
                     if date.day() == from.day() {
                         break;

@@ -2,15 +2,14 @@
 //!
 //! Each search goes forwards only and takes a counted number of steps, so that it always ends.
 
-use super::cron::{Cron, Dst, next as next_wall_or_once};
+use super::cron::{Cron, Dst, next_wall};
 use super::sets::{DAY, Sets, date_of, has};
 use super::zone::Zone;
-use super::{Rule, Trigger, seconds_up};
+use super::{Rule, Trigger, civil_is_sound, seconds_up};
 use crate::invalid::Invalid;
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 
-/// Single fire times that one search may look at. A trigger whose next time lies further away is
-/// taken as one that never fires again.
+/// Steps that one search may take: a single fire time looked at, or a date stepped over.
 pub const SEARCH_STEPS_MAX: u32 = 100_000;
 
 /// How much a search may still look at.
@@ -29,6 +28,38 @@ impl Steps {
 
     pub fn is_spent(&self) -> bool {
         self.0 == 0
+    }
+}
+
+/// What a search for the next fire time came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextTime {
+    At(DateTime<Utc>),
+    /// There is none any more.
+    Never,
+    /// The search had taken all its steps; there is none before this instant.
+    NotBefore(DateTime<Utc>),
+}
+
+impl NextTime {
+    /// The time, if there is one for sure.
+    pub fn at(self) -> Option<DateTime<Utc>> {
+        match self {
+            NextTime::At(at) => Some(at),
+            NextTime::Never | NextTime::NotBefore(_) => None,
+        }
+    }
+
+    /// The earlier one of two that are both searched from the same instant.
+    pub(super) fn or(self, other: NextTime) -> NextTime {
+        match (self, other) {
+            (NextTime::Never, next) | (next, NextTime::Never) => next,
+            (NextTime::At(one), NextTime::At(other)) => NextTime::At(one.min(other)),
+            (NextTime::At(at), NextTime::NotBefore(bound)) | (NextTime::NotBefore(bound), NextTime::At(at)) => {
+                if at < bound { NextTime::At(at) } else { NextTime::NotBefore(bound) }
+            }
+            (NextTime::NotBefore(one), NextTime::NotBefore(other)) => NextTime::NotBefore(one.min(other)),
+        }
     }
 }
 
@@ -55,24 +86,29 @@ impl And {
         And { triggers, common }
     }
 
-    pub fn search(&self, from: DateTime<Utc>, steps: &mut Steps) -> Option<DateTime<Utc>> {
+    pub fn search(&self, from: DateTime<Utc>, steps: &mut Steps) -> NextTime {
         let mut from = from;
         let mut wall = None;
         'again: loop {
             if let Some(common) = &self.common {
-                let bound = common.bound(seconds_up(from), &mut wall)?;
-                from = from.max(DateTime::from_timestamp(bound, 0)?);
+                let bound =
+                    common.bound(seconds_up(from), &mut wall).and_then(|bound| DateTime::from_timestamp(bound, 0));
+                let Some(bound) = bound else { return NextTime::Never };
+                from = from.max(bound);
             }
-            let mut agreed = None;
-            for trigger in &self.triggers {
-                let at = trigger.search(agreed.unwrap_or(from), steps)?;
-                if agreed.is_some_and(|agreed| agreed != at) {
-                    from = at;
-                    continue 'again;
+            let mut agreed = from;
+            for (place, trigger) in self.triggers.iter().enumerate() {
+                match trigger.search(agreed, steps) {
+                    NextTime::At(at) if place == 0 || at == agreed => agreed = at,
+                    NextTime::At(at) => {
+                        from = at;
+                        continue 'again;
+                    }
+                    // They cannot agree where one of them does not fire.
+                    other => return other,
                 }
-                agreed = Some(at);
             }
-            return agreed;
+            return NextTime::At(agreed);
         }
     }
 }
@@ -97,7 +133,7 @@ impl Common {
     fn bound(&self, from: i64, wall: &mut Option<Option<i64>>) -> Option<i64> {
         let next = match *wall {
             Some(next) if next.is_none_or(|next| next >= from) => next,
-            _ => *wall.insert(next_wall_or_once(&self.sets, self.zone, Dst::Wall, false, from)),
+            _ => *wall.insert(next_wall(&self.sets, self.zone, from, false)),
         };
         if !self.gaps {
             return next;
@@ -166,7 +202,11 @@ impl Except {
                 }
                 Exclusion::Trigger(_) => continue,
             };
-            let (Some(from), Some(to)) = (from, to) else { continue };
+            let sound = |civil: Option<NaiveDateTime>| civil.filter(civil_is_sound);
+            let (Some(from), Some(to)) = (sound(from), sound(to)) else {
+                let reason = "it must lie between 1970 and 2200";
+                return Err(Invalid::new("excluded range", exclusion.to_string(), reason));
+            };
             if from > to {
                 return Err(Invalid::new("excluded range", format!("{from}..{to}"), "it runs backwards"));
             }
@@ -184,30 +224,37 @@ impl Except {
         Ok(Except { trigger, exclusions, ranges, weekdays })
     }
 
-    pub fn search(&self, zone: Zone, from: DateTime<Utc>, steps: &mut Steps) -> Option<DateTime<Utc>> {
+    pub fn search(&self, zone: Zone, from: DateTime<Utc>, steps: &mut Steps) -> NextTime {
         let mut from = from;
         loop {
-            let at = self.trigger.search(from, steps)?;
-            let Some(over) = self.excluded_until(zone, at, steps) else { return Some(at) };
-            if steps.is_spent() {
-                return None;
+            let at = match self.trigger.search(from, steps) {
+                NextTime::At(at) => at,
+                other => return other,
+            };
+            match self.excluded_until(zone, at, steps) {
+                None => return NextTime::NotBefore(at),
+                Some(over) if over <= at => return NextTime::At(at),
+                Some(over) => from = over,
             }
-            from = over.max(at + TimeDelta::microseconds(1));
         }
     }
 
-    /// If `at` is excluded, an instant up to which all fire times are.
+    /// An instant up to which all fire times from `at` on are excluded; `at` itself if it is not;
+    /// `None` if the steps were spent before that was known.
     fn excluded_until(&self, zone: Zone, at: DateTime<Utc>, steps: &mut Steps) -> Option<DateTime<Utc>> {
+        let next = at + TimeDelta::microseconds(1);
         let civil = zone.civil_seconds(at.timestamp());
         if let Some(open) = self.civil_excluded_until(civil) {
-            return DateTime::from_timestamp(zone.first_instant(open), 0);
+            return Some(DateTime::from_timestamp(zone.first_instant(open), 0)?.max(next));
         }
         for trigger in self.exclusions.iter().filter_map(Exclusion::trigger) {
-            if trigger.search(at, steps) == Some(at) {
-                return Some(self.covered_until(trigger, at));
+            match trigger.search(at, steps) {
+                NextTime::At(excluded) if excluded == at => return Some(self.covered_until(trigger, at).max(next)),
+                NextTime::NotBefore(bound) if bound <= at => return None,
+                _ => {}
             }
         }
-        None
+        Some(at)
     }
 
     /// If a civil time lies in an excluded day or range, one up to which all do.
@@ -226,16 +273,48 @@ impl Except {
         None
     }
 
-    /// Where both are cron triggers of one zone, a stretch that is excluded as a whole is passed in
-    /// one step.
+    /// A stretch from `at` on that cron triggers exclude as a whole is passed in one step.
     fn covered_until(&self, by: &Trigger, at: DateTime<Utc>) -> DateTime<Utc> {
-        let (Some(ours), Some(theirs)) = (self.trigger.rule.cron(), by.rule.cron()) else { return at };
+        let theirs = match &by.rule {
+            Rule::Cron(theirs) => theirs,
+            Rule::Or(parts) => {
+                let ends = parts.iter().filter(|part| part.fires_at(at)).map(|part| self.covered_until(part, at));
+                return ends.max().unwrap_or(at);
+            }
+            _ => return at,
+        };
         let segment = by.timezone.segment(at.timestamp());
         let civil = at.timestamp() + segment.offset;
-        if self.trigger.timezone != by.timezone || theirs.sets.next_civil(civil) != Some(civil) {
+        if theirs.sets.next_civil(civil) != Some(civil) {
             return at;
         }
-        let until = (theirs.sets.covered_until(&ours.sets, civil) - segment.offset).min(segment.end);
+        // What covers more than the times of our trigger covers these.
+        let mut ours = Sets::ALL;
+        let mut end = segment.end;
+        match &self.trigger.rule {
+            Rule::Cron(cron) => {
+                let own = self.trigger.timezone.segment(at.timestamp());
+                end = end.min(own.end);
+                ours.second = cron.sets.second;
+                if (own.offset - segment.offset) % 3600 == 0 {
+                    ours.minute = cron.sets.minute;
+                }
+                if own.offset == segment.offset {
+                    ours.hour = cron.sets.hour;
+                }
+            }
+            // Whole minutes and hours keep the second and the minute.
+            Rule::Interval(every) if every.subsec_nanos() == 0 => {
+                if every.as_secs() % 60 == 0 {
+                    ours.second = 1 << civil.rem_euclid(60);
+                }
+                if every.as_secs() % 3600 == 0 {
+                    ours.minute = 1 << (civil.rem_euclid(3600) / 60);
+                }
+            }
+            _ => {}
+        }
+        let until = (theirs.sets.covered_until(&ours, civil) - segment.offset).min(end);
         let until = DateTime::from_timestamp(until, 0).unwrap_or(at);
         by.end.map_or(until, |end| until.min(end + TimeDelta::microseconds(1)))
     }

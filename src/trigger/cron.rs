@@ -5,13 +5,13 @@
 //! back, and it knows neither weeks nor crontab's rule for days.
 
 use super::field::{self, Field, Grammar, Parsed, is_plain};
-use super::sets::{ALL_YEARS, Sets};
+use super::sets::Sets;
 use super::zone::{OFFSET_MAX, Zone};
 use crate::func::text_form;
 use crate::invalid::{Invalid, printable};
 use crate::job::JobId;
 use cron::TimeUnitSpec;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -45,29 +45,43 @@ pub enum Dst {
     Shift,
 }
 
-/// APScheduler's named fields, each an expression of its own; all must match.
+/// APScheduler's named fields, each an expression of its own; all must match. In JSON a field may be
+/// a number.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CronFields {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub year: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub month: Option<String>,
     /// Also `last`, `3rd fri`, `last sun`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub day: Option<String>,
     /// ISO week.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub week: Option<String>,
     /// 0 is Monday.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub day_of_week: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub hour: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub minute: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub second: Option<String>,
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a cron field as text or as a number")]
+    enum Either {
+        Number(u32),
+        Text(String),
+    }
+    Ok(Option::<Either>::deserialize(from)?.map(|field| match field {
+        Either::Number(number) => number.to_string(),
+        Either::Text(text) => text,
+    }))
 }
 
 impl CronFields {
@@ -118,7 +132,7 @@ impl Written {
             Written::Fields(mut fields) => {
                 for (field, _) in CronFields::default().named() {
                     if let Some(Some(text)) = fields.by_name(field.name) {
-                        *text = text.trim().to_owned();
+                        *text = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
                     }
                 }
                 Written::Fields(fields)
@@ -146,8 +160,8 @@ pub(super) struct Cron {
 pub(super) struct Reading {
     /// Weekday numbers as written, with the weekday; 0 is Monday.
     pub numbers: Vec<(u32, u32)>,
-    /// Fields with a step that does not divide them.
-    pub uneven: Vec<(&'static str, u32)>,
+    /// Fields with a step that does not divide them, and whether it reaches beyond its range.
+    pub uneven: Vec<(&'static str, u32, bool)>,
     pub has_spread: bool,
 }
 
@@ -163,28 +177,25 @@ impl Cron {
             Written::Line { expr, dialect } => read_line(expr, *dialect, key)?,
             Written::Fields(fields) => read_fields(fields)?,
         };
-        let spread = spread.filter(|_| reading.has_spread);
+        if spread.is_some() && !reading.has_spread {
+            return Err(Invalid::new("spread", spread.unwrap_or_default(), "the expression has no `~` to spread"));
+        }
         Ok(Cron { written, dst, spread, sets, fixed_time, reading })
     }
 
     /// The first fire time at or after `from`, both in seconds.
     pub fn next(&self, zone: Zone, from: i64) -> Option<i64> {
-        next(&self.sets, zone, self.dst, self.fixed_time, from)
-    }
-}
-
-/// The first instant at or after `from` that has, under the policy, a civil time of the sets.
-pub(super) fn next(sets: &Sets, zone: Zone, dst: Dst, fixed_time: bool, from: i64) -> Option<i64> {
-    match (dst, fixed_time) {
-        (Dst::Once, true) => next_once(sets, zone, from),
-        (Dst::Once, false) | (Dst::Wall, _) => next_wall(sets, zone, from, false),
-        (Dst::Shift, _) => next_wall(sets, zone, from, true),
+        match (self.dst, self.fixed_time) {
+            (Dst::Once, true) => next_once(&self.sets, zone, from),
+            (Dst::Once, false) | (Dst::Wall, _) => next_wall(&self.sets, zone, from, false),
+            (Dst::Shift, _) => next_wall(&self.sets, zone, from, true),
+        }
     }
 }
 
 /// Walks the stretches of constant offset from `from` on. With `shift`, a civil time that the start
 /// of a stretch skipped counts there, read with the offset before.
-fn next_wall(sets: &Sets, zone: Zone, from: i64, shift: bool) -> Option<i64> {
+pub(super) fn next_wall(sets: &Sets, zone: Zone, from: i64, shift: bool) -> Option<i64> {
     let mut at = from;
     loop {
         let segment = zone.segment(at);
@@ -291,7 +302,7 @@ fn lower(fields: &[Field], parsed: &[Parsed], either_day: bool) -> (Sets, bool, 
         }
         restricted += u32::from(matches!(field.name, "day" | "day_of_week") && !parsed.star);
         reading.numbers.extend(&parsed.numbers);
-        reading.uneven.extend(parsed.uneven.iter().map(|step| (field.name, *step)));
+        reading.uneven.extend(parsed.uneven.iter().map(|(step, beyond)| (field.name, *step, *beyond)));
         reading.has_spread |= parsed.spread;
     }
     sets.days.either = either_day && restricted == 2;
@@ -305,6 +316,10 @@ fn lower(fields: &[Field], parsed: &[Parsed], either_day: bool) -> (Sets, bool, 
 fn read_quartz(words: [&str; 7], key: &str) -> Result<(Sets, bool, Reading), Invalid> {
     let fields = LINE_FIELDS.map(|field| field.with(Grammar::Quartz));
     let beyond = |field: &Field, word: &str| {
+        // Its years end with 2100.
+        if field.name == "year" {
+            return true;
+        }
         let day = matches!(field.name, "day" | "day_of_week");
         let named = field.name == "day_of_week" && field.names.iter().any(|name| word.eq_ignore_ascii_case(name));
         word.contains('~') || (day && !named && (word.contains(['#', 'L', 'l']) || word.ends_with(['W', 'w'])))
@@ -314,7 +329,8 @@ fn read_quartz(words: [&str; 7], key: &str) -> Result<(Sets, bool, Reading), Inv
     let line = line.join(" ");
     let schedule = cron::Schedule::from_str(&line).map_err(|error| {
         let reason = error.to_string();
-        let reason = reason.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it does not parse");
+        let told = |line: &&str| line.contains(|c: char| c.is_ascii_alphabetic());
+        let reason = reason.lines().map(str::trim).rfind(told).unwrap_or("it does not parse");
         Invalid::new("cron expression", words.join(" "), printable(reason, 160))
             .hint("in dialect quartz: second first, weekdays 1 (sunday) to 7, ranges may not wrap")
     })?;
@@ -329,11 +345,8 @@ fn read_quartz(words: [&str; 7], key: &str) -> Result<(Sets, bool, Reading), Inv
     ];
     let mut parsed = Vec::with_capacity(7);
     for (at, (field, ordinals)) in fields.iter().zip(ordinals).enumerate() {
-        parsed.push(match words[at] {
-            word if beyond(field, word) => field.parse(word, key)?,
-            "*" | "?" if field.name == "year" => Parsed { set: ALL_YEARS, ..Parsed::default() },
-            word => field.understood(word, &ordinals),
-        });
+        let word = words[at];
+        parsed.push(if beyond(field, word) { field.parse(word, key)? } else { field.understood(word, &ordinals) });
     }
     Ok(lower(&fields, &parsed, false))
 }

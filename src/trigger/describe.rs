@@ -1,7 +1,7 @@
 //! A trigger as an English sentence, made from what was understood, not from what was written.
 
 use super::combine::Exclusion;
-use super::cron::Cron;
+use super::cron::{Cron, Dst};
 use super::instant::{duration_text, instant_text};
 use super::normal::{consecutive, values, year_values};
 use super::sets::{ALL_HOURS, ALL_MINUTES, ALL_MONTHS, ALL_SECONDS, ALL_WEEKS, DayRule, Days};
@@ -29,14 +29,8 @@ impl Trigger {
     /// What the trigger means, as a sentence without a full stop.
     pub fn describe(&self) -> String {
         let mut text = self.sentence(None);
-        if let Some(start) = self.start.filter(|_| !matches!(self.rule, Rule::Interval(_))) {
-            text.push_str(&format!("; from {} on", instant_text(start, self.timezone)));
-        }
-        if let Some(end) = self.end {
-            text.push_str(&format!("; until {}", instant_text(end, self.timezone)));
-        }
         if self.jitter != Duration::ZERO {
-            text.push_str(&format!("; each run up to {} later", duration_text(self.jitter)));
+            text.push_str(&format!("; each run up to {} later, before the next time", duration_text(self.jitter)));
         }
         match self.max_runs {
             None => {}
@@ -46,8 +40,19 @@ impl Trigger {
         text
     }
 
-    /// The rule. A zone is named unless it is the one `around`.
+    /// The rule and its bounds. A zone is named unless it is the one `around`.
     fn sentence(&self, around: Option<Zone>) -> String {
+        let mut text = self.rule_sentence(around);
+        if let Some(start) = self.start.filter(|_| !matches!(self.rule, Rule::Interval(_))) {
+            text.push_str(&format!("; from {} on", instant_text(start, self.timezone)));
+        }
+        if let Some(end) = self.end {
+            text.push_str(&format!("; until {}", instant_text(end, self.timezone)));
+        }
+        text
+    }
+
+    fn rule_sentence(&self, around: Option<Zone>) -> String {
         let zone = match around {
             Some(zone) if zone == self.timezone => String::new(),
             _ if self.timezone == Zone::utc() => ", UTC".to_owned(),
@@ -65,37 +70,49 @@ impl Trigger {
                 }
                 None => format!("every {}", duration_text(*every)),
             },
-            Rule::Cron(cron) => format!("{}{zone}", cron.describe()),
+            Rule::Cron(cron) => format!("{}{zone}{}", cron.describe(), clock_changes(cron.dst)),
             Rule::Calendar(calendar) => {
                 let from = calendar.start_date.map_or(String::new(), |date| format!(", counted from {date}"));
-                format!("every {} at {}{from}{zone}", calendar.units_text(), time_text(calendar.at))
+                let (units, at) = (calendar.units_text(), time_text(calendar.at));
+                format!("every {units} at {at}{from}{zone}{}", clock_changes(calendar.dst))
             }
             Rule::Or(triggers) => all(triggers, "; or "),
             Rule::And(and) => format!("whenever all of these agree: {}", all(&and.triggers, "; ")),
             Rule::Except(except) => {
-                let exclusions: Vec<String> = except
-                    .exclusions
-                    .iter()
-                    .map(|exclusion| match exclusion {
-                        Exclusion::Dates(from, to) if from == to => from.to_string(),
-                        Exclusion::Dates(from, to) => format!("{from} to {to}"),
-                        Exclusion::Times(from, to) => format!("{} to {}", from.format("%F %T"), to.format("%F %T")),
-                        Exclusion::Weekday(weekday) => WEEKDAYS[weekday.num_days_from_monday() as usize].to_owned(),
-                        Exclusion::Trigger(trigger) => format!("the times “{}”", trigger.sentence(Some(self.timezone))),
-                    })
-                    .collect();
-                format!("{}; except {}", except.trigger.sentence(None), joined(&exclusions, "and"))
+                let exclusion = |exclusion: &Exclusion| match exclusion {
+                    Exclusion::Dates(from, to) if from == to => from.to_string(),
+                    Exclusion::Dates(from, to) => format!("{from} to {to}"),
+                    Exclusion::Times(from, to) => format!("{} to {}", from.format("%F %T"), to.format("%F %T")),
+                    Exclusion::Weekday(weekday) => WEEKDAYS[weekday.num_days_from_monday() as usize].to_owned(),
+                    Exclusion::Trigger(trigger) => format!("the times “{}”", trigger.sentence(Some(self.timezone))),
+                };
+                let exclusions: Vec<String> = except.exclusions.iter().map(exclusion).collect();
+                let days = if except.trigger.timezone == self.timezone { "" } else { &zone };
+                format!("{}; except {}{days}", except.trigger.sentence(None), joined(&exclusions, "and"))
             }
         }
+    }
+}
+
+/// What is not the default about changes of the clocks.
+fn clock_changes(dst: Dst) -> &'static str {
+    match dst {
+        Dst::Once => "",
+        Dst::Wall => "; where clocks change, skipped times do not run and doubled ones run twice",
+        Dst::Shift => "; where clocks change, skipped times run later by the gap and doubled ones run twice",
     }
 }
 
 impl Cron {
     fn describe(&self) -> String {
         let sets = &self.sets;
-        let year = year_values(&sets.year)
-            .map_or(String::new(), |years| format!(" in {}", ranges(&years, "and", &|year| year.to_string())));
-        format!("{}, {}{year}", self.time(), days(&sets.days.clone(), sets.month))
+        let year = year_values(&sets.year).map_or(String::new(), |years| match step(&years) {
+            Some(step) if step > 1 && years.len() > 3 => {
+                format!(" in every {} year from {} to {}", nth(step), years[0], years[years.len() - 1])
+            }
+            _ => format!(" in {}", ranges(&years, "and", &|year| year.to_string())),
+        });
+        format!("{}, {}{year}", self.time(), days(&sets.days.reduced(), sets.month))
     }
 
     fn time(&self) -> String {
@@ -193,17 +210,21 @@ fn joined(items: &[String], joint: &str) -> String {
 fn days(days: &Days, month: u64) -> String {
     let months = ranges(&values(month).collect::<Vec<_>>(), "and", &|month| MONTHS[month as usize - 1].to_owned());
     let every_month = month == ALL_MONTHS;
-    let of = if every_month { "of the month".to_owned() } else { format!("of {months}") };
-    let by_day = month_days(days, &of);
-    let by_weekday = week_days(days, &of);
-    let (text, says_month) = match (by_day, by_weekday) {
-        (None, None) => ("every day".to_owned(), false),
-        (Some(day), None) => (day, true),
-        (None, Some((text, says))) => (text, says),
-        (Some(day), Some((weekday, _))) if days.either => (format!("{day} or {weekday}"), true),
-        (Some(day), Some((weekday, _))) => {
+    // `on the 13th of March`, where the month belongs to all of the days; else it is told at the end.
+    let one_kind = days.any_day() || days.any_weekday();
+    let plain_weekdays = !days.any_weekday() && days.weekday != 0;
+    let every_day = days.any_day() && days.any_weekday();
+    let of_months = !(every_month || every_day || plain_weekdays) && one_kind;
+    let of = if of_months { format!("of {months}") } else { "of the month".to_owned() };
+    let text = match (month_days(days, &of), week_days(days, &of, "and")) {
+        (None, None) => "every day".to_owned(),
+        (Some(day), None) => day,
+        (None, Some(weekday)) => weekday,
+        (Some(day), Some(weekday)) if days.either => format!("{day} or {weekday}"),
+        (Some(day), Some(_)) => {
+            let weekday = week_days(days, &of, "or").unwrap_or_default();
             let weekday = weekday.strip_prefix("every ").or(weekday.strip_prefix("on ")).unwrap_or(&weekday).to_owned();
-            (format!("{day} if that is {weekday}"), true)
+            format!("{day} if that is {weekday}")
         }
     };
     let week = if days.week == ALL_WEEKS {
@@ -211,7 +232,11 @@ fn days(days: &Days, month: u64) -> String {
     } else {
         format!(" of ISO week {}", plain(&values(days.week).collect::<Vec<_>>()))
     };
-    let month = if every_month || says_month { String::new() } else { format!(" in {months}") };
+    let month = match (every_month || of_months, days.either) {
+        (true, _) => String::new(),
+        (false, true) => format!(", all in {months}"),
+        (false, false) => format!(" in {months}"),
+    };
     format!("{text}{week}{month}")
 }
 
@@ -222,27 +247,31 @@ fn month_days(days: &Days, of: &str) -> Option<String> {
     }
     let numbers: Vec<u32> = values(days.day).collect();
     let mut items = Vec::new();
-    if !numbers.is_empty() {
+    if let (Some(step @ 2..), [first, .., last]) = (step(&numbers), &numbers[..])
+        && numbers.len() > 3
+    {
+        items.push(format!("every {} day from the {} to the {}", nth(step), nth(*first), nth(*last)));
+    } else if !numbers.is_empty() {
         items.push(format!("the {}", ranges(&numbers, "and", &nth)));
     }
     items.extend(days.day_rules.iter().map(|rule| day_rule(*rule)));
     Some(format!("on {} {of}", joined(&items, "and")))
 }
 
-/// `every Friday`, `on the last Friday of the month`; and whether the month is said.
-fn week_days(days: &Days, of: &str) -> Option<(String, bool)> {
+/// `every Friday`, `on the last Friday of the month`.
+fn week_days(days: &Days, of: &str, joint: &str) -> Option<String> {
     if days.any_weekday() {
         return None;
     }
     let numbers: Vec<u32> = values(days.weekday).collect();
     let rules: Vec<String> = days.weekday_rules.iter().map(|rule| day_rule(*rule)).collect();
-    let plain = ranges(&numbers, "and", &|weekday| WEEKDAYS[weekday as usize].to_owned());
-    let ruled = format!("on {} {of}", joined(&rules, "and"));
+    let plain = ranges(&numbers, joint, &|weekday| WEEKDAYS[weekday as usize].to_owned());
+    let ruled = format!("on {} {of}", joined(&rules, joint));
     Some(match (numbers.is_empty(), rules.is_empty()) {
-        (false, true) if consecutive(&numbers).iter().any(|(from, to)| to - from > 1) => (plain, false),
-        (false, true) => (format!("every {plain}"), false),
-        (true, _) => (ruled, true),
-        (false, false) => (format!("every {plain} and {ruled}"), true),
+        (false, true) if consecutive(&numbers).iter().any(|(from, to)| to - from > 1) => plain,
+        (false, true) => format!("every {plain}"),
+        (true, _) => ruled,
+        (false, false) => format!("every {plain} and {ruled}"),
     })
 }
 

@@ -84,7 +84,7 @@ impl Trigger {
         let times = self.preview(from, count);
         let mut notes = Vec::new();
         let mut clock_changes = Vec::new();
-        self.inspect(from, &mut notes, &mut clock_changes);
+        self.inspect((from, from + AHEAD), &mut notes, &mut clock_changes);
         // What a part does counts only as far as the whole does it.
         clock_changes.retain_mut(|change: &mut ClockChange| {
             change.runs.retain(|at| self.fires_at(at.to_utc()));
@@ -111,22 +111,28 @@ impl Trigger {
         }
     }
 
-    fn inspect(&self, from: DateTime<Utc>, notes: &mut Vec<String>, changes: &mut Vec<ClockChange>) {
+    /// Notes, and what changes of the clocks between two instants do.
+    fn inspect(
+        &self,
+        (from, until): (DateTime<Utc>, DateTime<Utc>),
+        notes: &mut Vec<String>,
+        changes: &mut Vec<ClockChange>,
+    ) {
         match &self.rule {
             Rule::Cron(cron) => {
                 notes.extend(cron.notes().into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
             }
-            Rule::Interval(every) if every.as_secs() % 86_400 == 0 => notes.push(
+            Rule::Interval(every) if every.as_secs() % 86_400 == 0 && self.timezone != Zone::utc() => notes.push(
                 "days of an interval are 24 hours each, so its time of day moves when clocks change; `every day at 09:00` and `every 2 days at 09:00` keep it".to_owned(),
             ),
             _ => {}
         }
-        let (from, until) = (from.max(self.start.unwrap_or(from)), self.end.unwrap_or(from + AHEAD).min(from + AHEAD));
+        let (from, until) = (from.max(self.start.unwrap_or(from)), until.min(self.end.unwrap_or(until)));
         let ahead =
             self.timezone.changes_after(from.timestamp()).take_while(|segment| segment.start <= until.timestamp());
         changes.extend(ahead.filter_map(|segment| self.clock_change(segment)));
         for part in self.parts() {
-            part.inspect(from, notes, changes);
+            part.inspect((from, until), notes, changes);
         }
     }
 
@@ -173,14 +179,6 @@ impl Trigger {
             runs: runs.filter_map(|at| Some(with_offset(instant(at)?, self.timezone))).collect(),
         })
     }
-
-    /// Whether it holds a `~` that no job's id has settled yet.
-    pub fn is_unspread(&self) -> bool {
-        match &self.rule {
-            Rule::Cron(cron) => cron.reading.has_spread && cron.spread.is_none(),
-            _ => self.parts().into_iter().any(Trigger::is_unspread),
-        }
-    }
 }
 
 impl Cron {
@@ -198,16 +196,19 @@ impl Cron {
                 numbers.iter().map(|(written, weekday)| format!("{written} is {}", weekday_name(*weekday))).collect();
             notes.push(format!("day of week {} in {dialect}", said.join(", ")));
         }
-        for (field, step) in &self.reading.uneven {
-            let size = match *field {
-                "hour" => 24,
-                "day_of_week" => 7,
-                _ => 60,
+        for (field, step, beyond) in &self.reading.uneven {
+            let around = match *field {
+                "second" => "minute",
+                "minute" => "hour",
+                "hour" => "day",
+                "day" => "month",
+                "day_of_week" => "week",
+                _ => "year",
             };
-            notes.push(if *step >= size {
-                format!("step {step} of `{field}` is longer than the field: only its first value matches")
+            notes.push(if *beyond {
+                format!("step {step} of `{field}` is longer than its range: only the first value matches")
             } else {
-                format!("step {step} of `{field}` starts anew at 0: the last one is shorter")
+                format!("step {step} of `{field}` starts anew with each {around}, so the last one is of another length")
             });
         }
         let days = &self.sets.days;

@@ -58,8 +58,8 @@ pub(super) struct Parsed {
     pub explicit: bool,
     /// Weekday numbers that it names, as written and as understood.
     pub numbers: Vec<(u32, u32)>,
-    /// Steps that do not divide the field evenly, or reach beyond it.
-    pub uneven: Vec<u32>,
+    /// Steps that do not divide the field evenly, and whether they reach beyond their range.
+    pub uneven: Vec<(u32, bool)>,
     /// It holds a `~`.
     pub spread: bool,
 }
@@ -98,7 +98,8 @@ impl Field {
                 Invalid::new(format!("cron field `{}`", self.name), text, reason).hint(self.shape())
             })?;
         }
-        parsed.explicit |= parsed.count() == 1 && parsed.rules.is_empty();
+        // How many values a spread has depends on the key, and is no matter of kind.
+        parsed.explicit |= parsed.count() == 1 && parsed.rules.is_empty() && !parsed.spread;
         Ok(parsed)
     }
 
@@ -172,8 +173,10 @@ impl Field {
             if step > width && self.grammar == Grammar::Named {
                 return Err(format!("step {step} is longer than the range"));
             }
-            if step > width || (range == "*" && self.low == 0 && (width + 1) % step != 0) {
-                parsed.uneven.push(step);
+            let varies = matches!(self.name, "day" | "week");
+            if step > width || (range == "*" && self.name != "year" && step > 1 && (varies || (width + 1) % step != 0))
+            {
+                parsed.uneven.push((step, step > width));
             }
         }
         parsed.explicit &= step.is_none() && low == high && range != "*";

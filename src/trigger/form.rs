@@ -3,6 +3,7 @@
 
 use super::combine::{And, Except, Exclusion};
 use super::cron::{Cron, CronFields, Dialect, Dst, Written};
+use super::english::weekday_set;
 use super::field::WEEKDAYS;
 use super::instant::{parse_civil, parse_date, parse_time, parse_time_of_day};
 use super::{CalendarInterval, Rule, Trigger, Zone, sets};
@@ -37,7 +38,9 @@ pub(super) struct Form {
     /// A date's instant, or a calendar interval's time of day.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    #[serde(with = "optional_seconds", skip_serializing_if = "Option::is_none")]
+    /// Seconds; text such as `1h 30m` is read too.
+    #[serde(serialize_with = "optional_seconds::serialize", deserialize_with = "seconds_or_text")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expr: Option<String>,
@@ -73,7 +76,8 @@ pub(super) struct Form {
     pub start: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
-    #[serde(with = "optional_seconds", skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "optional_seconds::serialize", deserialize_with = "seconds_or_text")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_runs: Option<u64>,
@@ -186,6 +190,22 @@ impl Form {
             let with = if *name == "dialect" && self.fields.is_some() { " with `fields`" } else { "" };
             Err(Invalid::new("trigger", "", format!("`{name}` does not belong to the type `{kind}`{with}")))
         })
+    }
+}
+
+fn seconds_or_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a duration as a number of seconds or as text such as `1h 30m`")]
+    enum Either {
+        Seconds(f64),
+        Text(String),
+    }
+    match Option::<Either>::deserialize(from)? {
+        None => Ok(None),
+        Some(Either::Text(text)) => super::parse_duration(&text).map(Some).map_err(D::Error::custom),
+        Some(Either::Seconds(seconds)) => Duration::try_from_secs_f64(seconds)
+            .map(Some)
+            .map_err(|_| D::Error::custom(format!("`{seconds}` is not a number of seconds"))),
     }
 }
 
@@ -305,9 +325,9 @@ impl std::str::FromStr for Exclusion {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let weekday = WEEKDAYS.iter().position(|name| name.eq_ignore_ascii_case(text));
+        let weekday = weekday_set(&text.to_ascii_lowercase()).filter(|set| set.is_power_of_two());
         if let Some(weekday) = weekday {
-            return Ok(Exclusion::Weekday(sets::weekday(weekday as u32)));
+            return Ok(Exclusion::Weekday(sets::weekday(weekday.trailing_zeros())));
         }
         let (from, to) = text.split_once("..").unwrap_or((text, text));
         if let Some((from, to)) = parse_date(from).zip(parse_date(to)) {

@@ -1,20 +1,29 @@
 //! Instants and durations as text.
 
 use super::zone::Zone;
-use super::{check_instant, civil_is_sound};
+use super::{check_instant, civil_is_sound, sets};
 use crate::invalid::Invalid;
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, Utc};
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Reads RFC 3339 (`2027-01-01T09:00:00+01:00`), or a civil time or date in `zone`.
+/// Reads RFC 3339 (`2027-01-01T09:00:00+01:00`, seconds may be left out), or a civil time or date in
+/// `zone`.
 pub fn parse_time(text: &str, zone: Zone) -> Result<DateTime<Utc>, Invalid> {
-    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
+    let minutes = || DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M%#z").ok().filter(|_| text.contains('T'));
+    if let Some(at) = DateTime::parse_from_rfc3339(text).ok().or_else(minutes) {
         let at = at.to_utc();
         return check_instant(at).map(|()| at);
     }
     parse_civil(text).map(|civil| zone.instant(civil)).ok_or_else(|| {
-        Invalid::new("time", text, "it is not understood").hint("such as `2027-01-01T09:00:00Z` or `2027-01-01 09:00`")
+        let year =
+            text.get(..4).filter(|_| text.as_bytes().get(4) == Some(&b'-')).and_then(|year| year.parse::<i32>().ok());
+        let reason = match year {
+            Some(year) if !(sets::YEAR_MIN..=sets::YEAR_MAX).contains(&year) => "it must lie between 1970 and 2200",
+            Some(_) => "there is no such day or time",
+            None => "it is not understood",
+        };
+        Invalid::new("time", text, reason).hint("such as `2027-01-01T09:00:00Z` or `2027-01-01 09:00`")
     })
 }
 

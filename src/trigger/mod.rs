@@ -22,13 +22,13 @@ mod text;
 mod zone;
 
 pub use calendar::CalendarInterval;
-pub use combine::{Exclusion, SEARCH_STEPS_MAX};
+pub use combine::{Exclusion, NextTime, SEARCH_STEPS_MAX};
 pub use cron::{CronFields, Dialect, Dst};
 pub use explain::{ClockChange, Explanation, OffsetChange};
 pub(crate) use instant::duration_text;
 pub use instant::{parse_duration, parse_time};
 pub use text::TEXT_MAX;
-pub use zone::{Zone, ZoneSource};
+pub use zone::{ReadZone, Zone, ZoneSource};
 
 use crate::invalid::Invalid;
 use chrono::{DateTime, Datelike, NaiveDateTime, SubsecRound, TimeDelta, TimeZone, Utc};
@@ -112,8 +112,9 @@ impl Trigger {
     /// Reads a crontab line of 5, 6 (seconds first) or 7 (year last) fields, a macro such as
     /// `@daily`, or `@every 90s`.
     pub fn crontab(line: &str, dialect: Dialect, zone: Zone) -> Result<Self, Invalid> {
-        match line.trim().strip_prefix("@every ") {
-            Some(every) => Ok(Trigger::every(parse_duration(every.trim())?)?.timezone(zone)),
+        let macro_and_rest = line.trim().split_once(' ');
+        match macro_and_rest.filter(|(name, _)| name.eq_ignore_ascii_case("@every")) {
+            Some((_, every)) => Ok(Trigger::every(parse_duration(every.trim())?)?.timezone(zone)),
             None => Trigger::cron(Written::Line { expr: line.trim().to_owned(), dialect }, zone),
         }
     }
@@ -203,11 +204,11 @@ impl Trigger {
             Rule::And(and) => Rule::And(Box::new(And::new(and.triggers.into_iter().map(change).collect()))),
             Rule::Except(mut except) => {
                 except.trigger = change(except.trigger);
-                for exclusion in &mut except.exclusions {
-                    if let Exclusion::Trigger(trigger) = exclusion {
-                        **trigger = change((**trigger).clone());
-                    }
-                }
+                let exclusion = |exclusion| match exclusion {
+                    Exclusion::Trigger(trigger) => Exclusion::Trigger(Box::new(change(*trigger))),
+                    other => other,
+                };
+                except.exclusions = except.exclusions.into_iter().map(exclusion).collect();
                 Rule::Except(except)
             }
             other => other,
@@ -285,7 +286,11 @@ impl Trigger {
         (self.start, self.end) = (self.start.map(micros), self.end.map(micros));
         match &mut self.rule {
             Rule::Date(at) => *at = Some(at.map_or(now, micros)),
-            Rule::Interval(every) => self.start = Some(self.start.unwrap_or(now + delta(*every))),
+            Rule::Interval(every) => {
+                // On whole seconds, where it can meet other triggers.
+                let second = if every.subsec_nanos() == 0 { instant(seconds_up(now)) } else { None };
+                self.start = Some(self.start.unwrap_or(second.unwrap_or(now) + delta(*every)));
+            }
             Rule::Calendar(calendar) => {
                 let from = self.start.unwrap_or(now).timestamp();
                 let today = sets::date_of(self.timezone.civil_seconds(from));
@@ -297,12 +302,13 @@ impl Trigger {
         self
     }
 
-    /// Spreads `~` by the id of the job, for ever.
+    /// Spreads a `~` that has no key yet by the id of the job, for ever.
     #[must_use]
     pub fn spread_by(mut self, key: &str) -> Self {
         if let Rule::Cron(cron) = &mut self.rule {
             // What was read once reads again.
             if cron.reading.has_spread
+                && cron.spread.is_none()
                 && let Ok(spread) = Cron::new(cron.written.clone(), cron.dst, Some(key.to_owned()))
             {
                 **cron = spread;
@@ -317,43 +323,61 @@ impl Trigger {
 impl Trigger {
     /// The first fire time after `previous`; without one, the first at or after `now` (for a date,
     /// the date itself even if it is past). Strictly later than `previous`; `None` when the trigger
-    /// is exhausted. A search looks at [`SEARCH_STEPS_MAX`] single times at most.
+    /// is exhausted, or its next time is too far for one search: [`Trigger::find_next`] tells which.
     pub fn next_fire_time(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.find_next(previous, now).at()
+    }
+
+    /// The same, with what the search came to. It takes [`SEARCH_STEPS_MAX`] steps at most.
+    pub fn find_next(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>) -> NextTime {
         self.next_within(previous, now, &mut Steps::of(SEARCH_STEPS_MAX))
     }
 
-    fn next_within(
-        &self,
-        previous: Option<DateTime<Utc>>,
-        now: DateTime<Utc>,
-        steps: &mut Steps,
-    ) -> Option<DateTime<Utc>> {
+    fn next_within(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>, steps: &mut Steps) -> NextTime {
         match (previous, &self.rule) {
-            (None, Rule::Date(at)) => {
-                Some(at.unwrap_or_else(|| clamp(now))).filter(|at| self.end.is_none_or(|end| *at <= end))
-            }
+            (None, Rule::Date(None)) => NextTime::At(clamp(now)),
+            // However long ago it was.
+            (None, Rule::Date(Some(at))) => self.search(clamp(now).min(*at), steps),
             (None, _) => self.search(clamp(now), steps),
             (Some(previous), _) => self.search(clamp(previous) + TimeDelta::microseconds(1), steps),
         }
     }
 
     /// The first fire time at or after `from`.
-    fn search(&self, from: DateTime<Utc>, steps: &mut Steps) -> Option<DateTime<Utc>> {
-        steps.take()?;
+    fn search(&self, from: DateTime<Utc>, steps: &mut Steps) -> NextTime {
+        if steps.take().is_none() {
+            return NextTime::NotBefore(from);
+        }
         let from = self.start.map_or(from, |start| from.max(start));
+        let leaf = |at: Option<DateTime<Utc>>| at.map_or(NextTime::Never, NextTime::At);
         let next = match &self.rule {
-            Rule::Date(at) => at.filter(|at| *at >= from),
-            Rule::Interval(every) => self.on_grid(*every, from),
-            Rule::Cron(cron) => instant(cron.next(self.timezone, seconds_up(from))?),
-            Rule::Calendar(calendar) => instant(calendar.next(self.timezone, seconds_up(from))?),
+            Rule::Date(at) => leaf(at.filter(|at| *at >= from)),
+            Rule::Interval(every) => leaf(self.on_grid(*every, from)),
+            Rule::Cron(cron) => leaf(cron.next(self.timezone, seconds_up(from)).and_then(instant)),
+            Rule::Calendar(calendar) => match calendar.next(self.timezone, seconds_up(from), steps) {
+                None if steps.is_spent() => NextTime::NotBefore(from),
+                next => leaf(next.and_then(instant)),
+            },
             Rule::Or(triggers) => {
-                let next = triggers.iter().filter_map(|trigger| trigger.search(from, steps)).min();
-                next.filter(|_| !steps.is_spent())
+                // The sure ones first: the others may take all the steps.
+                let sure = triggers.iter().filter(|trigger| !trigger.may_give_up());
+                let all = sure.chain(triggers.iter().filter(|trigger| trigger.may_give_up()));
+                all.fold(NextTime::Never, |next, trigger| next.or(trigger.search(from, steps)))
             }
             Rule::And(and) => and.search(from, steps),
             Rule::Except(except) => except.search(self.timezone, from, steps),
-        }?;
-        (next <= latest() && self.end.is_none_or(|end| next <= end)).then_some(next)
+        };
+        match next {
+            NextTime::At(at) | NextTime::NotBefore(at) if at > latest() || self.end.is_some_and(|end| at > end) => {
+                NextTime::Never
+            }
+            next => next,
+        }
+    }
+
+    /// Whether a search of this trigger may end without an answer.
+    pub fn may_give_up(&self) -> bool {
+        matches!(self.rule, Rule::Or(_) | Rule::And(_) | Rule::Except(_))
     }
 
     fn on_grid(&self, every: Duration, from: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -363,7 +387,7 @@ impl Trigger {
         let from = from.trunc_subsecs(6) + TimeDelta::microseconds(i64::from(from != from.trunc_subsecs(6)));
         let (behind, step) = ((from - start).num_microseconds()?, every.num_microseconds()?);
         let steps = if behind <= 0 { 0 } else { (behind - 1) / step + 1 };
-        Some(start + TimeDelta::microseconds(steps * step))
+        start.checked_add_signed(TimeDelta::microseconds(steps.checked_mul(step)?))
     }
 
     /// The first `count` fire times at or after `from`, as of a job that is added then.
@@ -372,13 +396,13 @@ impl Trigger {
         let from = clamp(from);
         let most = self.max_runs.map_or(count, |runs| count.min(usize::try_from(runs).unwrap_or(count)));
         let mut steps = Steps::of(PREVIEW_STEPS_MAX);
-        let first = self.next_within(None, from, &mut steps);
-        std::iter::successors(first, |at| self.next_within(Some(*at), from, &mut steps)).take(most).collect()
+        let first = self.next_within(None, from, &mut steps).at();
+        std::iter::successors(first, |at| self.next_within(Some(*at), from, &mut steps).at()).take(most).collect()
     }
 
     /// Whether it fires at exactly this instant.
-    fn fires_at(&self, at: DateTime<Utc>) -> bool {
-        self.search(at, &mut Steps::of(SEARCH_STEPS_MAX)) == Some(at)
+    pub fn fires_at(&self, at: DateTime<Utc>) -> bool {
+        self.search(at, &mut Steps::of(SEARCH_STEPS_MAX)) == NextTime::At(at)
     }
 
     /// When the run of a fire time starts: later than that by the trigger's jitter, and before the
@@ -400,6 +424,19 @@ impl Trigger {
     /// How many runs it starts at most.
     pub fn runs_max(&self) -> Option<u64> {
         self.max_runs
+    }
+
+    /// Whether it is made of civil times, which a change of the clocks may skip or double.
+    pub fn has_civil_times(&self) -> bool {
+        match &self.rule {
+            Rule::Cron(_) | Rule::Calendar(_) => true,
+            _ => self.parts().into_iter().any(Trigger::has_civil_times),
+        }
+    }
+
+    /// Whether it steps through the calendar.
+    pub fn is_calendar_interval(&self) -> bool {
+        matches!(self.rule, Rule::Calendar(_))
     }
 
     /// The zone that the trigger thinks in.

@@ -95,9 +95,10 @@ impl Cron {
         if days.any_weekday() {
             weekday.push("*".to_owned());
         } else {
-            weekday.extend(
-                Some(list(field::DAY_OF_WEEK, days.weekday, ALL_WEEKDAYS, false)).filter(|_| days.weekday != 0),
-            );
+            // In Quartz a range may not run over saturday.
+            let names = || values(days.weekday).map(|day| WEEKDAYS[day as usize]).collect::<Vec<_>>().join(",");
+            let listed = if both { names() } else { list(field::DAY_OF_WEEK, days.weekday, ALL_WEEKDAYS, false) };
+            weekday.extend(Some(listed).filter(|_| days.weekday != 0));
             weekday.extend(days.weekday_rules.iter().map(|rule| line_rule(*rule)));
         }
         let mut words = vec![minute, hour, day.join(","), month, weekday.join(",")];
@@ -138,7 +139,7 @@ impl Cron {
 
 impl Days {
     /// The same days with nothing said twice.
-    fn reduced(&self) -> Days {
+    pub(super) fn reduced(&self) -> Days {
         let mut days = self.clone();
         let of_week = |rule: &DayRule| matches!(rule, DayRule::Nth(..) | DayRule::LastWeekday(_));
         if days.any_day() {

@@ -13,9 +13,10 @@
 
 use super::combine::Exclusion;
 use super::cron::{CronFields, Dialect, Dst, Written};
-use super::field::is_plain;
+use super::field::WEEKDAYS;
 use super::form::{Form, FormOrText, Kind};
 use super::instant::{duration_text, instant_text, parse_duration};
+use super::normal::values;
 use super::{Rule, Trigger, Zone, english};
 use crate::invalid::Invalid;
 use std::fmt;
@@ -44,13 +45,17 @@ impl FromStr for Trigger {
 }
 
 pub(super) fn parse_form(text: &str, dialect: Dialect) -> Result<Form, Invalid> {
-    if text.len() > TEXT_MAX || !is_plain(text) {
-        let reason = format!("it must be at most {TEXT_MAX} printable ASCII characters");
-        return Err(Invalid::new("trigger", text, reason));
+    if text.len() > TEXT_MAX {
+        return Err(Invalid::new("trigger", text, format!("it must be at most {TEXT_MAX} characters")));
+    }
+    if let Some((at, strange)) = text.char_indices().find(|(_, c)| !c.is_ascii_graphic() && !c.is_ascii_whitespace()) {
+        let reason = format!("its character {} is {}", at + 1, strange.escape_unicode());
+        return Err(Invalid::new("trigger", text, reason).hint("plain ASCII only: `-` for a dash, a plain space"));
     }
     if text.trim_start().starts_with('{') {
         return crate::strict_json::from_slice("trigger", text.as_bytes());
     }
+    let text = &text.replace(|c: char| c.is_ascii_whitespace(), " ");
     let mut parser = Parser { text, rest: text, dialect };
     let form = parser.trigger(0)?;
     match parser.rest.trim() {
@@ -76,7 +81,7 @@ impl<'a> Parser<'a> {
         let rest = self.rest.trim_start();
         let mut quoted = false;
         let end = rest.find(|c: char| {
-            quoted ^= c == '\'';
+            quoted ^= c == '\'' || c == '"';
             !quoted && (c.is_ascii_whitespace() || c == '(' || c == ')')
         });
         &rest[..end.unwrap_or(rest.len())]
@@ -142,24 +147,36 @@ impl<'a> Parser<'a> {
         if self.take(')') { Ok(form) } else { Err(self.bad("a `)` is missing")) }
     }
 
+    /// `except 2026-12-25, saturday and sunday, (0 12 * * *)`
     fn except(&mut self, form: Form, nesting: usize) -> Result<Form, Invalid> {
         self.word();
         let mut exclude = Vec::new();
         loop {
-            if self.take('(') {
+            if matches!(self.peek(), "on" | "and") {
+                self.word();
+            }
+            let more = if self.take('(') {
                 exclude.push(FormOrText::Form(Box::new(self.group(nesting)?)));
-                if !self.take(',') {
-                    break;
+                self.take(',')
+            } else {
+                let word = self.word();
+                let items = word.trim_end_matches(',');
+                if items.is_empty() {
+                    return Err(self.bad("`except` lacks what to leave out").hint("such as `except 2026-12-25, sun`"));
                 }
-                continue;
-            }
-            let word = self.word();
-            let item = word.trim_end_matches(',');
-            if item.is_empty() {
-                return Err(self.bad("`except` lacks what to leave out").hint("such as `except 2026-12-25, sun`"));
-            }
-            exclude.extend(item.split(',').map(|item| FormOrText::Text(item.to_owned())));
-            if word == item && !self.take(',') {
+                for item in items.split(',') {
+                    let days = english::weekday_set(&item.to_ascii_lowercase()).filter(|set| !set.is_power_of_two());
+                    match days {
+                        // `weekends`, `mon-fri`
+                        Some(days) => {
+                            exclude.extend(values(days).map(|day| FormOrText::Text(WEEKDAYS[day as usize].to_owned())));
+                        }
+                        None => exclude.push(FormOrText::Text(item.to_owned())),
+                    }
+                }
+                word != items || self.take(',')
+            };
+            if !more && self.peek() != "and" {
                 break;
             }
         }
@@ -184,7 +201,7 @@ impl<'a> Parser<'a> {
             ["cron" | "crontab", words @ ..] => Ok(line(words, Dialect::Crontab)),
             ["quartz", words @ ..] => Ok(line(words, Dialect::Quartz)),
             ["apscheduler", words @ ..] => Ok(line(words, Dialect::Apscheduler)),
-            ["@every", duration @ ..] => {
+            [every, duration @ ..] if every.eq_ignore_ascii_case("@every") => {
                 let every = Some(parse_duration(&duration.join(" "))?);
                 Ok(Form { every, ..Form::new(Kind::Interval) })
             }
@@ -204,7 +221,7 @@ impl<'a> Parser<'a> {
                 self.bad(format!("`{word}` is no field"))
                     .hint("as `cron day='last fri' hour='17'`, with quotes round spaces")
             })?;
-            let value = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\'')).unwrap_or(value);
+            let value = value.trim_matches(['\'', '"']);
             let Some(place) = fields.by_name(name) else {
                 let names = fields.named().map(|(field, _)| field.name).join(", ");
                 return Err(self.bad(format!("there is no field `{name}`")).hint(names));
@@ -258,24 +275,35 @@ impl<'a> Parser<'a> {
 
     fn duration(&mut self) -> Result<Duration, Invalid> {
         let mut text = self.word().to_owned();
-        while self.peek().starts_with(|c: char| c.is_ascii_digit()) {
+        let is_unit = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic());
+        let mut bare = text.bytes().all(|b| b.is_ascii_digit());
+        while self.peek().starts_with(|c: char| c.is_ascii_digit())
+            || (bare && is_unit(self.peek()) && !self.at_clause())
+        {
+            let word = self.word();
+            bare = word.bytes().all(|b| b.is_ascii_digit());
             text.push(' ');
-            text.push_str(self.word());
+            text.push_str(word);
         }
         parse_duration(&text)
     }
 }
 
-/// Gives the policy to a form, or to the ones it is made of; true if one had it already.
+/// Gives the policy to a form, or to those of its parts that have civil times; true if one had it
+/// already.
 fn set_dst(form: &mut Form, dst: Dst) -> bool {
-    if matches!(form.kind, Some(Kind::Cron | Kind::CalendarInterval)) {
-        return form.dst.replace(dst).is_some();
-    }
     let parts = form.triggers.iter_mut().flatten().chain(form.trigger.as_deref_mut());
-    parts.fold(false, |twice, part| match part {
-        FormOrText::Form(form) => set_dst(form, dst) | twice,
-        FormOrText::Text(_) => twice,
-    })
+    let parts = parts.chain(form.exclude.iter_mut().flatten()).filter_map(|part| match part {
+        FormOrText::Form(form) => Some(form),
+        FormOrText::Text(_) => None,
+    });
+    match form.kind {
+        Some(Kind::Or | Kind::And | Kind::Except) => parts.fold(false, |twice, part| {
+            let takes = !matches!(part.kind, Some(Kind::Date | Kind::Interval));
+            (takes && set_dst(part, dst)) | twice
+        }),
+        _ => form.dst.replace(dst).is_some(),
+    }
 }
 
 impl fmt::Display for Trigger {

@@ -87,10 +87,11 @@ impl Zone {
         Zone(&UTC)
     }
 
-    /// Uses newer data than what is compiled in, for zones that were not read yet. To be called
-    /// once, before anything else; false if it was called before or the data is not newer.
+    /// Uses newer data than what is compiled in. To be called once, before any zone is read: false,
+    /// and nothing changes, if it was called before, a zone was read or the data is not newer.
     pub fn prefer(source: ZoneSource) -> bool {
-        source.version.as_str() > bundled_version() && PREFERRED.set(source).is_ok()
+        let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        known.is_empty() && source.version.as_str() > bundled_version() && PREFERRED.set(source).is_ok()
     }
 
     /// The version of the data in use and where it is from: `2026f, compiled in`.
@@ -99,11 +100,6 @@ impl Zone {
             Some(source) => format!("{}, {}", source.version, source.origin),
             None => format!("{}, compiled in", bundled_version()),
         }
-    }
-
-    /// The names of all zones that are compiled in.
-    pub fn names() -> Vec<String> {
-        BUNDLED.available().map(|name| name.to_string()).collect()
     }
 
     pub fn name(&self) -> &'static str {
@@ -130,6 +126,7 @@ impl Zone {
 
     /// [`Zone::instant`] in seconds.
     pub(super) fn first_instant(&self, civil: i64) -> i64 {
+        let civil = civil.clamp(TABLE_FROM, TABLE_UNTIL);
         // Surely not after the stretch that is sought.
         let mut at = self.index(civil - OFFSET_MAX);
         loop {
@@ -236,7 +233,7 @@ impl FromStr for Zone {
             return Ok(*zone);
         }
         let bundled = BUNDLED.get(text).map_err(|_| unknown())?;
-        let name = bundled.iana_name().unwrap_or("UTC").to_owned();
+        let name = bundled.iana_name().ok_or_else(unknown)?.to_owned();
         let newer = PREFERRED.get().and_then(|source| TimeZone::tzif(&name, &(source.read)(&name)?).ok());
         let zone = Zone(Box::leak(Box::new(Offsets::read(&newer.unwrap_or(bundled), &name))));
         known.insert(key, zone);
@@ -272,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_table_says_what_the_database_says() {
-        for name in Zone::names() {
+        for name in BUNDLED.available().map(|name| name.to_string()) {
             let (zone, ours) = (BUNDLED.get(&name).unwrap(), name.parse::<Zone>().unwrap());
             for hour in (0..2_019_816).step_by(997) {
                 let at = hour * 3600;

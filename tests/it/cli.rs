@@ -298,7 +298,7 @@ fn a_preview_says_what_was_understood() {
     ] {
         assert!(told.contains(line), "{line}\n{told}");
     }
-    home.refused(&["trigger", "next", "every other day at 9"], 2, &["from when on is not said", "such as"]);
+    home.refused(&["trigger", "next", "every other day at 9"], 2, &["which ones are left out", "such as"]);
     assert_eq!(home.run(&["trigger", "next"]).status.code(), Some(2));
 }
 
@@ -337,7 +337,10 @@ fn a_job_is_scheduled_in_any_form_of_words() {
     let friday =
         add(&["--trigger", "on the last friday of each month at 17:00", "--tz", "Europe/Berlin", "--dst", "wall"]);
     assert_eq!(text(&friday), "cron 0 17 * * friL in Europe/Berlin dst wall");
-    assert_eq!(friday["trigger_description"], "at 17:00, on the last Friday of the month, Europe/Berlin time");
+    assert_eq!(
+        friday["trigger_description"],
+        "at 17:00, on the last Friday of the month, Europe/Berlin time; where clocks change, skipped times do not run and doubled ones run twice"
+    );
     let calendar = add(&[&["--calendar", "2 weeks at 09:00 from 2030-01-07"], &berlin[..]].concat());
     assert_eq!(text(&calendar), "every 2 weeks at 09:00 from 2030-01-07 in Europe/Berlin");
     assert_eq!(calendar["next_run_time"], "2030-01-07T08:00:00Z");
@@ -345,8 +348,9 @@ fn a_job_is_scheduled_in_any_form_of_words() {
     assert_eq!(quartz["next_run_time"], "2030-01-07T09:00:00Z", "a monday");
     let jittered = add(&["--every", "1h", "--start", "2030-01-01T00:00:00Z", "--jitter", "30m", "--max-runs", "3"]);
     assert!(text(&jittered).ends_with("jitter 30m max-runs 3"), "{jittered}");
-    let next: chrono::DateTime<chrono::Utc> = jittered["next_run_time"].as_str().unwrap().parse().unwrap();
+    let next: chrono::DateTime<chrono::Utc> = jittered["next_start_time"].as_str().unwrap().parse().unwrap();
     let first: chrono::DateTime<chrono::Utc> = "2030-01-01T00:00:00Z".parse().unwrap();
+    assert_eq!(jittered["next_run_time"], "2030-01-01T00:00:00Z");
     assert!(next > first && next < first + chrono::TimeDelta::minutes(30), "{next}");
     let spread = add(&["--cron", "~ ~ * * *"]);
     assert_eq!(spread["trigger"]["spread"], "a");
@@ -359,6 +363,13 @@ fn a_job_is_scheduled_in_any_form_of_words() {
     let month = home.run(&["job", "add", "sample:spin", "--every", "1 month"]);
     assert!(month.status.code() == Some(2) && String::from_utf8_lossy(&month.stderr).contains("no fixed length"));
     home.refused(&["job", "add", "sample:spin", "--calendar", "1 month"], 2, &["1 month at 09:00"]);
+    home.refused(&["job", "add", "sample:spin", "--calendar", "2 weeks"], 2, &["lacks its time of day"]);
+    home.refused(&["job", "add", "sample:spin", "--every", "1h", "--dst", "wall"], 2, &["no civil times"]);
+    home.refused(&["job", "add", "sample:spin", "--cron", "every day at 9"], 2, &["--trigger"]);
+    let zoned =
+        home.json(&["trigger", "next", "every day at 1:30 in Europe/Berlin", "--from", "2027-10-31", "-n", "1"]);
+    assert_eq!(zoned["times"][0], "2027-10-31T01:30:00+02:00", "--from is by the trigger's clocks");
+    home.refused(&["trigger", "next", "(every 1s) except (every 1s)"], 1, &["never fires"]);
     home.refused(&["job", "add", "sample:spin", "--trigger", "hello"], 2, &["`hello` is not understood"]);
 }
 

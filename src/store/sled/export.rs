@@ -133,7 +133,8 @@ fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usiz
     let mut jobs = 0;
     let mut left_out = Vec::new();
     for ExportedJob { job, paused, quarantine, started } in &export.jobs {
-        let next = job.trigger.next_fire_time(None, now).filter(|next| *next > now);
+        let used_up = job.trigger.runs_max().is_some_and(|most| *started >= most);
+        let next = job.trigger.next_fire_time(None, now).filter(|next| *next > now && !used_up);
         let Some(next) = next else {
             left_out.push(job.id.clone());
             continue;

@@ -1,6 +1,6 @@
 //! What the phrases of a sentence mean together, or why they mean nothing.
 
-use super::{Period, Said};
+use super::{Period, Said, TWO_TRIGGERS};
 use crate::invalid::Invalid;
 use crate::trigger::cron::Dialect;
 use crate::trigger::field::{MONTHS, WEEKDAYS};
@@ -28,7 +28,9 @@ impl Said<'_> {
     }
 
     fn one_date(&self) -> Result<Form, Invalid> {
-        if self.restricted() || self.period.is_some() || self.times.len() > 1 || self.hours.is_some() {
+        let interval = self.units != [0; 4] || self.short != Duration::ZERO || self.from.is_some();
+        let repeats = self.restricted() || self.period.is_some() || interval || !self.minutes.is_empty();
+        if repeats || self.times.len() > 1 || self.hours.is_some() {
             return Err(self.bad("a date does not repeat").hint("`at 2027-01-01 09:00`"));
         }
         let time = self.times.first().copied().unwrap_or_default();
@@ -38,8 +40,8 @@ impl Said<'_> {
 
     fn interval(&self) -> Result<Form, Invalid> {
         let [years, months, weeks, days] = self.units;
-        if self.period.is_some() || self.minute.is_some() {
-            return Err(self.bad("it repeats in two ways"));
+        if self.period.is_some() || !self.minutes.is_empty() {
+            return Err(self.bad("it repeats in two ways").hint(TWO_TRIGGERS));
         }
         let calendar = !self.times.is_empty() || self.from.is_some();
         if calendar {
@@ -92,6 +94,9 @@ impl Said<'_> {
             }
         };
         if let Some((from, to)) = self.hours {
+            if seconds >= 3600 && seconds / 3600 > u64::from(to - from) {
+                return Err(self.bad("the steps are longer than the hours between"));
+            }
             hour = if hour == "*" { format!("{from}-{to}") } else { format!("{from}-{to}/{}", seconds / 3600) };
         }
         self.line(&second, &minute, &hour)
@@ -102,12 +107,13 @@ impl Said<'_> {
         if let Some(every) = self.plain_period() {
             return Ok(Form { every: Some(every), ..Form::new(Kind::Interval) });
         }
-        if let Some(minute) = self.minute {
+        if !self.minutes.is_empty() {
             if !self.times.is_empty() || self.period != Some(Period::Hour) {
                 return Err(self.bad("a minute needs `every hour`").hint("`every hour at :15`"));
             }
             let hour = self.hours.map_or("*".to_owned(), |(from, to)| format!("{from}-{to}"));
-            return self.line("0", &minute.to_string(), &hour);
+            let minutes: Vec<String> = self.minutes.iter().map(u32::to_string).collect();
+            return self.line("0", &minutes.join(","), &hour);
         }
         let sub_day = match self.period {
             Some(Period::Second) => Some(Duration::from_secs(1)),
@@ -139,7 +145,7 @@ impl Said<'_> {
 
     /// `every hour`, without anything else, is an interval.
     fn plain_period(&self) -> Option<Duration> {
-        let plain = !self.restricted() && self.times.is_empty() && self.hours.is_none() && self.minute.is_none();
+        let plain = !self.restricted() && self.times.is_empty() && self.hours.is_none() && self.minutes.is_empty();
         let seconds = match self.period.filter(|_| plain)? {
             Period::Second => 1,
             Period::Minute => 60,
@@ -156,6 +162,12 @@ impl Said<'_> {
             return Err(self
                 .bad("days of the week and days of the month together could mean either or both")
                 .hint("combine two triggers: `(A) or (B)`, `(A) and (B)`"));
+        }
+        let any_day = self.weekdays == 0 && !by_month;
+        if self.months != 0 && any_day && self.period.is_none_or(|period| period as u8 > Period::Day as u8) {
+            return Err(self
+                .bad("on which days of the month is not said")
+                .hint("such as `every day in march at 9`, or `on the 1st of march at 9`"));
         }
         match self.period {
             Some(Period::Day) if self.weekdays != 0 || by_month => {

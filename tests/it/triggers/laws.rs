@@ -6,7 +6,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use proptest::prelude::*;
-use sandclock::{Dialect, Dst, Exclusion, Trigger, Zone};
+use sandclock::{Dialect, Dst, Exclusion, NextTime, SEARCH_STEPS_MAX, Trigger, Zone};
 use std::time::Duration;
 
 /// A small generator for cases that are the same at every run.
@@ -246,10 +246,37 @@ proptest! {
     }
 
     #[test]
-    fn what_never_agrees_ends(one in leaf(), other in leaf()) {
-        // Whatever the two are, the search ends; how long it took is counted, not timed.
-        let trigger = Trigger::and(vec![one, other]).unwrap();
-        let _ = trigger.next_fire_time(None, time("2026-01-01T00:00:00Z"));
+    fn combinations_of_combinations_keep_the_laws(
+        one in leaf(), other in leaf(), third in leaf(), shape in 0usize..4, from in 1_700_000_000i64..1_900_000_000,
+    ) {
+        let from = DateTime::from_timestamp(from, 0).unwrap();
+        let to = from + TimeDelta::days(2);
+        let (a, b, c) = (fires(&one, from, to), fires(&other, from, to), fires(&third, from, to));
+        let has = |times: &[DateTime<Utc>], at: &DateTime<Utc>| times.binary_search(at).is_ok();
+        let mut all: Vec<_> = a.iter().chain(&b).chain(&c).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        let or = |one: &Trigger, other: &Trigger| Trigger::or(vec![one.clone(), other.clone()]).unwrap();
+        let and = |one: &Trigger, other: &Trigger| Trigger::and(vec![one.clone(), other.clone()]).unwrap();
+        let but = |one: &Trigger, other: &Trigger| {
+            Trigger::except(one.clone(), vec![Exclusion::Trigger(Box::new(other.clone()))]).unwrap()
+        };
+        let trigger = match shape {
+            0 => and(&or(&one, &other), &third),
+            1 => but(&one, &or(&other, &third)),
+            2 => or(&but(&one, &other), &third),
+            _ => but(&or(&one, &other), &and(&other, &third)),
+        };
+        all.retain(|at| {
+            let (a, b, c) = (has(&a, at), has(&b, at), has(&c, at));
+            match shape {
+                0 => (a || b) && c,
+                1 => a && !(b || c),
+                2 => (a && !b) || c,
+                _ => (a || b) && !(b && c),
+            }
+        });
+        prop_assert_eq!(fires(&trigger, from, to), all, "{}", trigger);
     }
 
     #[test]
@@ -294,6 +321,30 @@ fn what_can_never_fire_has_no_next_time() {
 }
 
 #[test]
+fn a_search_that_gives_up_says_so_and_fires_nothing_that_is_excluded() {
+    let from = time("2027-01-01T00:00:00Z");
+    // Seconds that no jump can pass over, for longer than the steps of one search.
+    let trigger: Trigger =
+        "(every 1s start 2027-01-01T00:00:00Z) except (every 1s start 2027-01-01T00:00:00Z)".parse().unwrap();
+    let NextTime::NotBefore(bound) = trigger.find_next(None, from) else { panic!("it gave no answer in its steps") };
+    assert!(bound > from + TimeDelta::hours(10), "{bound}: it looked far");
+    assert!(bound < from + TimeDelta::seconds(SEARCH_STEPS_MAX.into()), "{bound}: each look is counted");
+    assert_eq!(trigger.next_fire_time(None, from), None);
+    assert!(trigger.preview(from, 1000).is_empty());
+    // Looked for again from there on, it goes on.
+    let NextTime::NotBefore(further) = trigger.find_next(Some(bound), bound) else { panic!("nor here") };
+    assert!(further > bound);
+    let earliest: Trigger = format!("({trigger}) or (0 0 1 1 *)").parse().unwrap();
+    assert_eq!(earliest.find_next(None, from), NextTime::At(from), "what comes before the bound is sure");
+    // Walking a calendar is counted too.
+    let days: Vec<String> =
+        (0..28).map(|second| format!("(every 1 month 1 day at 00:00:{second:02} from 1970-01-01)")).collect();
+    let text = format!("(* * * * * *) except {}, (every 1s start 1970-01-01T00:00:00Z)", days.join(", "));
+    let slow: Trigger = text.parse().unwrap();
+    assert!(matches!(slow.find_next(None, time("2199-01-01T00:00:00Z")), NextTime::NotBefore(_)));
+}
+
+#[test]
 fn an_exclusion_of_every_second_is_passed_in_few_steps() {
     // A month of seconds is excluded; one by one that would be more steps than a search has.
     let text = "(* * * * * *) except (* * * * 7 *)";
@@ -302,6 +353,24 @@ fn an_exclusion_of_every_second_is_passed_in_few_steps() {
     assert_eq!(trigger.next_fire_time(None, from), Some(time("2026-08-01T00:00:00Z")));
     let nights: Trigger = "(cron * * * * *) except (cron * * 22-23,0-5 * * *)".parse().unwrap();
     assert_eq!(nights.next_fire_time(None, time("2026-07-01T22:00:00Z")), Some(time("2026-07-02T06:00:00Z")));
+    for (text, from, next) in [
+        ("(* * * * * *) except ((* * * 24 12 *) or (* * * 25 12 *))", "2026-12-24T00:00:00Z", "2026-12-26T00:00:00Z"),
+        ("(* * * * *) except ((* * * 7 *) or (* * * 8 *))", "2026-07-01T00:00:00Z", "2026-09-01T00:00:00Z"),
+        ("(* * * * * *) except (* * * 24-25 12 * in Europe/Berlin)", "2026-12-23T23:00:00Z", "2026-12-25T23:00:00Z"),
+        (
+            "(every 1s start 2027-01-01T00:00:00Z) except (* * * * * mon-sat)",
+            "2027-01-04T00:00:00Z",
+            "2027-01-10T00:00:00Z",
+        ),
+        (
+            "(every 1m start 2027-01-01T00:00:00Z) except (* * * feb-dec *)",
+            "2027-02-01T00:00:00Z",
+            "2028-01-01T00:00:00Z",
+        ),
+    ] {
+        let trigger: Trigger = text.parse().unwrap();
+        assert_eq!(trigger.next_fire_time(None, time(from)), Some(time(next)), "{trigger}");
+    }
 }
 
 #[test]

@@ -144,6 +144,40 @@ fn crontab_lines_agree_with_the_oracle() {
     classes.expect("crontab.jsonl", &[("agrees", 1172), ("skipped: other time-zone data", 56)]);
 }
 
+/// Quartz and APScheduler want both days to match, on every civil time: with weekdays by name, the
+/// oracle of crontab's lines has the answers for them too.
+#[test]
+fn the_other_dialects_agree_with_the_oracle() {
+    let mut classes = Classes::default();
+    for row in rows("crontab.jsonl") {
+        let zone_name = row["tz"].as_str().unwrap();
+        let line = row["expr"].as_str().unwrap();
+        let weekday = line.split(' ').next_back().unwrap();
+        let numbers = weekday.contains(|c: char| c.is_ascii_digit());
+        if numbers || is_outdated(&row, &row["vixie_and_strict"]) {
+            continue;
+        }
+        let expected = instants(&row["vixie_and_strict"]);
+        let from = time(row["start"].as_str().unwrap());
+        for dialect in [Dialect::Quartz, Dialect::Apscheduler] {
+            match Trigger::crontab(line, dialect, zone(zone_name)) {
+                Ok(trigger) => {
+                    let ours = trigger.dst(Dst::Wall).preview(from, expected.len().max(1));
+                    assert_eq!(ours, expected, "{dialect} {row}");
+                    classes.count(if dialect == Dialect::Quartz { "quartz agrees" } else { "apscheduler agrees" });
+                }
+                Err(_) => classes.count("refused: ranges that wrap, steps beyond their range"),
+            }
+        }
+    }
+    let expected = [
+        ("apscheduler agrees", 735),
+        ("quartz agrees", 749),
+        ("refused: ranges that wrap, steps beyond their range", 14),
+    ];
+    classes.expect("crontab.jsonl, both days", &expected);
+}
+
 #[test]
 fn other_triggers_agree_with_the_oracle() {
     let mut classes = Classes::default();

@@ -35,6 +35,21 @@ fn plain_english_is_read_where_it_can_mean_one_thing() {
         ("every monday and thursday at 8pm", "cron 0 20 * * mon,thu"),
         ("on mondays, wednesdays and fridays at 6:15", "cron 15 6 * * mon,wed,fri"),
         ("every monday to thursday at 17:00:30", "cron 30 0 17 * * mon,tue,wed,thu"),
+        ("every 2 hours and 30 minutes", "every 2h 30m"),
+        ("on the 2nd friday of each month at 9", "cron 0 9 * * fri#2"),
+        ("every second monday of the month at 9", "cron 0 9 * * mon#2"),
+        ("every 25 december at 8", "cron 0 8 25 dec *"),
+        ("at 2027-01-01T09:00Z", "at 2027-01-01T09:00:00Z"),
+        ("on 2027-03-15 at 9", "at 2027-03-15T09:00:00Z"),
+        ("every hour at :15 and :45", "cron 15,45 * * * *"),
+        ("every monday, tues and thurs at 9", "cron 0 9 * * mon,tue,thu"),
+        ("every friday to monday at 9", "cron 0 9 * * mon,fri,sat,sun"),
+        ("every day at 9 except weekends and 2026-12-25", "(cron 0 9 * * *) except sat, sun, 2026-12-25"),
+        ("every day at 9 except on sundays", "(cron 0 9 * * *) except sun"),
+        ("every day at 9 jitter 5 minutes max-runs 3", "cron 0 9 * * * jitter 5m max-runs 3"),
+        ("cron day=\"last fri\" hour=\"17\"", "cron day='last fri' hour='17'"),
+        ("@EVERY 90s", "every 1m 30s"),
+        ("quartz 0 0 9 1 1 ? 2150", "quartz 0 0 9 1 1 ? 2150"),
         ("every day at 9 and 17", "cron 0 9,17 * * *"),
         ("every day at 9:00 and 17:30", "(cron 0 9 * * *) or (cron 30 17 * * *)"),
         ("on the last friday of each month at 17:00", "cron 0 17 * * friL"),
@@ -73,14 +88,48 @@ fn what_could_mean_two_things_is_refused_with_a_way_out() {
         ("every month at 9", "on which day of the month"),
         ("every week at 9", "on which day of the week"),
         ("every year at 9", "on which day of the year"),
-        ("every other friday at 9", "from when on is not said"),
-        ("every second day at 9", "from when on is not said"),
+        ("every other friday at 9", "which ones are left out is not said"),
+        ("every second day at 9", "which ones are left out is not said"),
+        ("every 2nd friday at 9", "which ones are left out is not said"),
+        ("every monday at 9 and every friday at 17", "what repeats twice (say it as two triggers"),
+        ("every monday at 9 and friday at 17", "days of the week twice"),
+        ("weekdays at 9 and weekends at 11", "days of the week twice"),
+        ("on the 1st at 6 and on the 15th at 7", "a day of the month twice"),
+        ("on january 1 and july 4 at 9", "a month twice"),
+        ("every year on march 1 and april 15 at 9", "a month twice"),
+        ("on the 1st of march and the 15th of april at 9", "a day of the month twice"),
+        ("on july and august 4 at 9", "of which month"),
+        ("on the 1st and the last friday of each month at 9", "is not clear"),
+        ("every 15 minutes between 9 and 12 and between 14 and 17", "hours twice"),
+        ("every day at 9 and every hour", "what repeats twice"),
+        ("every day at 9 hourly", "in two ways"),
+        ("every minute of every hour", "of every hour"),
+        ("every 15 minutes and every 20 minutes", "what repeats twice"),
+        ("every 15 minutes 20 minutes", "from long to short"),
+        ("every 2 days at 2027-01-01 09:00", "a date does not repeat"),
+        ("at 2027-01-01 and at 2027-02-01", "a date twice"),
+        ("every 2 days from 2027-01-01 from 2028-01-01", "a first date twice"),
+        ("every day at 9 and 10 pm", "some times have am or pm"),
+        ("every march at 9", "on which days of the month"),
+        ("every 3 hours on weekdays between 10 and 12", "longer than the hours between"),
+        ("every 15 minutes between 22 and 2", "over midnight"),
+        ("every day at 9 in", "leads nowhere"),
+        ("the of the every day at 9", "leads nowhere"),
+        ("every every day at 9", "what repeats twice"),
+        ("every monday at 9 or every friday at 17", "joins whole triggers"),
+        ("every day at 9 spread foo", "no `~` to spread"),
+        ("at 2027-03-28 02:30 dst wall", "`dst` does not belong to the type `date`"),
+        ("every 1h dst wall", "`dst` does not belong to the type `interval`"),
+        ("at 2027-02-30 09:00", "no date between"),
+        ("every day at 9 start 2027-02-30", "no such day"),
+        ("every day at 9 start 1969-01-01", "between 1970 and 2200"),
+        ("every day at 9\u{a0}", "character 15 is \\u{a0}"),
         ("every 1 month", "months and years have no fixed length"),
         ("every 7 minutes on weekdays", "evenly"),
         ("every monday on the 1st at 9", "either or both"),
         ("every day at 25", "no time of day"),
         ("every day at 13pm", "no time of day"),
-        ("on the 32nd of each month at 9", "not understood"),
+        ("on the 32nd of each month at 9", "`32nd` is not understood"),
         ("every 0 minutes", "never"),
         ("jeden Tag um 9", "`jeden` is not understood"),
         ("every day at 9 sharp", "`sharp` is not understood"),
@@ -100,7 +149,7 @@ fn what_could_mean_two_things_is_refused_with_a_way_out() {
         ("every day at 9 except never", "exclusion"),
         ("every day at 9 except mon,tue,wed,thu,fri,sat,sun", "every day of the week"),
         ("at 1850-01-01 09:00", "no date between 1970 and 2200"),
-        ("every day at 9\u{1b}[31m", "ASCII"),
+        ("every day at 9\u{1b}[31m", "character 15 is \\u{1b}"),
     ] {
         let error = text.parse::<Trigger>().expect_err(text).to_string();
         assert!(error.contains(reason), "{text}: {error}");
@@ -155,6 +204,8 @@ fn what_means_the_same_has_one_normal_form() {
         ("cron 0 0 */2 * fri", "cron day='*/2' day_of_week='fri' hour='0' minute='0'"),
         ("cron 0 0 1-31/2 * fri", "cron 0 0 1-31/2 * fri"),
         ("quartz 0 0 0 15W * MON", "quartz 0 0 0 15W * mon"),
+        ("quartz 0 0 9 15W * 6,7,1", "quartz 0 0 9 15W * fri,sat,sun"),
+        ("quartz 0 0 9 15W * 1,6,7", "quartz 0 0 9 15W * fri,sat,sun"),
         ("cron day='3rd fri' hour='9'", "cron 0 9 * * fri#3"),
         ("cron day='1,last fri' hour='9'", "cron 0 9 1 * friL"),
         ("cron week='1,2,3' hour='9'", "cron week='1-3' hour='9' minute='0'"),
@@ -188,11 +239,30 @@ fn a_trigger_is_told_in_english() {
         ("0 0 15W * *", "at 00:00, on the working day (Monday to Friday) nearest to the 15th of the month, UTC"),
         ("0 9 * jan-mar *", "at 09:00, every day in January to March, UTC"),
         ("cron week='53' hour='9'", "at 09:00, every day of ISO week 53, UTC"),
+        ("0 0 1-31 * 5", "at 00:00, every day, UTC"),
+        ("0 0 13 * 0-6", "at 00:00, every day, UTC"),
+        ("0 0 13 3 fri", "at 00:00, on the 13th of the month or every Friday, all in March, UTC"),
+        ("0 0 * 3 mon,friL", "at 00:00, every Monday and on the last Friday of the month in March, UTC"),
+        ("apscheduler 0 9 13 * mon,fri", "at 09:00, on the 13th of the month if that is Monday or Friday, UTC"),
+        ("0 9 */2 * *", "at 09:00, on every 2nd day from the 1st to the 31st of the month, UTC"),
+        ("0 0 9 1 1 * 2027-2199/2", "at 09:00, on the 1st of January in every 2nd year from 2027 to 2199, UTC"),
+        (
+            "(0 9 * * * end 2026-12-01) or (0 17 * * *)",
+            "at 09:00, every day, UTC; until 2026-12-01T00:00:00Z; or at 17:00, every day, UTC",
+        ),
+        (
+            "(0 7 * * * in Asia/Tokyo) except 2026-12-25 in UTC",
+            "at 07:00, every day, Asia/Tokyo time; except 2026-12-25, UTC",
+        ),
+        (
+            "30 2 * * * dst wall",
+            "at 02:30, every day, UTC; where clocks change, skipped times do not run and doubled ones run twice",
+        ),
         ("every 90s", "every 1m 30s"),
         ("every 1 month at 09:00 from 2026-01-31", "every 1 month at 09:00, counted from 2026-01-31, UTC"),
         (
             "0 9 * * * in Europe/Berlin jitter 30s max-runs 5",
-            "at 09:00, every day, Europe/Berlin time; each run up to 30s later; 5 runs at most",
+            "at 09:00, every day, Europe/Berlin time; each run up to 30s later, before the next time; 5 runs at most",
         ),
         (
             "0 9 * * * except sun, 2026-12-24..2026-12-26",
@@ -209,8 +279,11 @@ fn notes_say_what_may_be_other_than_it_looks() {
     assert_eq!(notes("0 9 * * 1"), "day of week 1 is Monday in the dialect crontab");
     assert_eq!(notes("quartz 0 0 9 ? * 1"), "day of week 1 is Sunday in the dialect quartz");
     assert_eq!(notes("cron day_of_week='0' hour='9'"), "day of week 0 is Monday in named fields");
-    assert!(notes("*/7 * * * *").contains("starts anew at 0"));
-    assert!(notes("*/90 * * * *").contains("longer than the field"));
+    assert!(notes("*/7 * * * *").contains("step 7 of `minute` starts anew with each hour"));
+    assert!(notes("0 9 */3 * *").contains("step 3 of `day` starts anew with each month"));
+    assert!(notes("*/90 * * * *").contains("longer than its range"));
+    assert!(notes("10-12/5 * * * *").contains("longer than its range"));
+    assert_eq!(notes("*/15 * * * *"), "");
     assert!(notes("0 0 13 * fri").contains("as in crontab"));
     assert!(notes("0 0 */2 * fri").contains("begins with `*`"));
     assert!(notes("~ * * * *").contains("an example"));
@@ -227,6 +300,8 @@ fn json_refuses_what_does_not_belong_to_its_type() {
         (r#"{"type":"interval"}"#, "`every` is missing"),
         (r#"{"type":"interval","every":0}"#, "1 second to 10 years"),
         (r#"{"type":"interval","every":-5}"#, "not a number of seconds"),
+        (r#"{"type":"interval","every":true}"#, "a number of seconds or as text"),
+        (r#"{"type":"cron","fields":{"hour":[2]}}"#, "a cron field as text or as a number"),
         (r#"{"type":"calendar_interval","at":"09:00"}"#, "at least one day"),
         (r#"{"type":"or","triggers":["every day at 9"]}"#, "at least two"),
         (r#"{"type":"or","triggers":["every day at 9",{"type":"cron","expr":"x"}]}"#, "1 fields"),
@@ -239,6 +314,17 @@ fn json_refuses_what_does_not_belong_to_its_type() {
     ] {
         let error = serde_json::from_str::<Trigger>(json).expect_err(json).to_string();
         assert!(error.contains(reason), "{json}: {error}");
+    }
+}
+
+#[test]
+fn json_takes_what_apscheduler_s_users_write() {
+    for (json, text) in [
+        (r#"{"type":"interval","every":"1h30m","jitter":"30s"}"#, "every 1h 30m jitter 30s"),
+        (r#"{"type":"cron","fields":{"hour":17,"day":"last fri"}}"#, "cron day='last fri' hour='17'"),
+        (r#""every day at 9""#, "cron 0 9 * * *"),
+    ] {
+        assert_eq!(serde_json::from_str::<Trigger>(json).unwrap().to_string(), text);
     }
 }
 
@@ -320,7 +406,9 @@ fn leaf() -> impl Strategy<Value = Trigger> {
                 Trigger::calendar(interval, zone(name)).unwrap()
             });
     // Boxed, because unoptimised strategies of this size overflow a test thread's stack.
+    let every_second = zones().prop_map(|name| Trigger::crontab("* * * * * *", Dialect::Crontab, zone(name)).unwrap());
     prop_oneof![
+        1 => every_second.boxed(),
         4 => line.boxed(),
         1 => quartz.boxed(),
         2 => fields.boxed(),
@@ -340,18 +428,28 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
             Exclusion::Dates(date(day), date(day + more))
         }),
         (0u8..3).prop_map(|day| Exclusion::Weekday(chrono::Weekday::try_from(day).unwrap())),
-        leaf().prop_map(|trigger| Exclusion::Trigger(Box::new(trigger))).boxed(),
+        proptest::collection::vec(leaf(), 1..3)
+            .prop_map(|mut triggers| {
+                let trigger = if triggers.len() == 1 { triggers.remove(0) } else { Trigger::or(triggers).unwrap() };
+                Exclusion::Trigger(Box::new(trigger))
+            })
+            .boxed(),
         (0i64..6_000_000_000, 0i64..1_000_000).prop_map(|(from, more)| {
             let civil = |at| chrono::DateTime::from_timestamp(at, 0).unwrap().naive_utc();
             Exclusion::Times(civil(from), civil(from + more))
         }),
     ];
+    let nested = prop_oneof![
+        leaf().boxed(),
+        proptest::collection::vec(leaf(), 2..3).prop_map(|triggers| Trigger::or(triggers).unwrap()).boxed(),
+    ]
+    .boxed();
     let combined = prop_oneof![
         leaf().boxed(),
         (proptest::collection::vec(leaf(), 2..4), any::<bool>())
             .prop_map(|(triggers, or)| { if or { Trigger::or(triggers) } else { Trigger::and(triggers) }.unwrap() })
             .boxed(),
-        (leaf(), proptest::collection::vec(exclusion, 1..4))
+        (nested, proptest::collection::vec(exclusion, 1..4))
             .prop_map(|(trigger, exclusions)| Trigger::except(trigger, exclusions).unwrap())
             .boxed(),
     ]
