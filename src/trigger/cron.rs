@@ -365,9 +365,9 @@ fn read_fields(given: &CronFields) -> Result<(Sets, bool, Reading), Invalid> {
             "hour" | "minute" | "second" => "0",
             _ => "*",
         };
-        let text = text.map_or(if at > last { minimum } else { "*" }, str::trim);
+        let text = text.unwrap_or(if at > last { minimum } else { "*" });
         if text.len() > LINE_MAX || !is_plain(text) {
-            let reason = format!("it must be an expression of at most {LINE_MAX} ASCII characters");
+            let reason = format!("it must be an expression of at most {LINE_MAX} printable ASCII characters");
             return Err(Invalid::new(format!("cron field `{}`", field.name), text, reason));
         }
         parsed.push(field.parse(text, "")?);

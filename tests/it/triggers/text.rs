@@ -182,6 +182,9 @@ fn a_bad_line_names_field_reason_and_shape() {
         let error = Trigger::crontab(line, Dialect::Crontab, zone("UTC")).unwrap_err().to_string();
         assert!(error.contains(reason), "{line}: {error}");
     }
+    // A space that is none of ASCII's was trimmed away, and printed again.
+    let strange = CronFields { hour: Some("*\u{2004}".into()), ..CronFields::default() };
+    assert!(Trigger::fields(strange, zone("UTC")).unwrap_err().to_string().contains("printable ASCII"));
     for line in ["0 0 0 * * 0", "0 0 9*1-5 * *", "0 0 22-2 * * ?", "0 0 0 L-x * ?"] {
         let error = Trigger::crontab(line, Dialect::Quartz, zone("UTC")).unwrap_err().to_string();
         assert!(error.starts_with("invalid cron"), "{line}: {error}");
