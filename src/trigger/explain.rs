@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// How far ahead changes of the clocks are looked at.
 const AHEAD: TimeDelta = TimeDelta::days(366);
 /// Civil times of one change that are counted; more are told as so many.
-const COUNTED_MAX: usize = 3600;
+const COUNTED_MAX: usize = 100;
 
 /// A trigger as it was understood.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ pub struct OffsetChange {
 pub struct ClockChange {
     pub timezone: Zone,
     pub civil: NaiveDateTime,
-    /// How many times of the trigger the same change concerns; at most 3600 are counted.
+    /// How many times of the trigger the same change concerns; at most 100 are counted.
     pub count: usize,
     /// It comes twice; else it does not exist.
     pub twice: bool,
@@ -71,7 +71,7 @@ impl std::fmt::Display for ClockChange {
         }
         match self.count {
             1 => Ok(()),
-            count if count >= COUNTED_MAX => write!(f, " (so do {COUNTED_MAX} times and more)"),
+            count if count >= COUNTED_MAX => write!(f, " ({COUNTED_MAX} such times and more)"),
             count => write!(f, " ({count} such times)"),
         }
     }
@@ -84,12 +84,7 @@ impl Trigger {
         let times = self.preview(from, count);
         let mut notes = Vec::new();
         let mut clock_changes = Vec::new();
-        self.inspect((from, from + AHEAD), &mut notes, &mut clock_changes);
-        // What a part does counts only as far as the whole does it.
-        clock_changes.retain_mut(|change: &mut ClockChange| {
-            change.runs.retain(|at| self.fires_at(at.to_utc()));
-            self.would_fire(change.civil.and_utc().timestamp(), change.timezone)
-        });
+        self.inspect(self, (from, from + AHEAD), &mut notes, &mut clock_changes);
         clock_changes.sort_by_key(|change: &ClockChange| change.civil);
         clock_changes.dedup();
         let last = times.last().map_or(from, |last| *last).timestamp();
@@ -111,9 +106,11 @@ impl Trigger {
         }
     }
 
-    /// Notes, and what changes of the clocks between two instants do.
+    /// Notes, and what changes of the clocks between two instants do, as far as they concern the
+    /// `whole` that this is a part of.
     fn inspect(
         &self,
+        whole: &Trigger,
         (from, until): (DateTime<Utc>, DateTime<Utc>),
         notes: &mut Vec<String>,
         changes: &mut Vec<ClockChange>,
@@ -130,9 +127,9 @@ impl Trigger {
         let (from, until) = (from.max(self.start.unwrap_or(from)), until.min(self.end.unwrap_or(until)));
         let ahead =
             self.timezone.changes_after(from.timestamp()).take_while(|segment| segment.start <= until.timestamp());
-        changes.extend(ahead.filter_map(|segment| self.clock_change(segment)));
+        changes.extend(ahead.filter_map(|segment| self.clock_change(segment, whole)));
         for part in self.parts() {
-            part.inspect((from, until), notes, changes);
+            part.inspect(whole, (from, until), notes, changes);
         }
     }
 
@@ -154,7 +151,7 @@ impl Trigger {
     }
 
     /// What one change of the clocks does to a trigger of civil times.
-    fn clock_change(&self, segment: Segment) -> Option<ClockChange> {
+    fn clock_change(&self, segment: Segment, whole: &Trigger) -> Option<ClockChange> {
         let twice = segment.offset < segment.before;
         let (first, end) = if twice { segment.fold() } else { segment.gap() };
         let (dst, fixed_time, civil_times) = match &self.rule {
@@ -168,15 +165,20 @@ impl Trigger {
             Rule::Calendar(calendar) => (calendar.dst, true, calendar.civil_times(first, end)),
             _ => return None,
         };
-        let civil = *civil_times.first()?;
         let dst = if dst == Dst::Once && !fixed_time { Dst::Wall } else { dst };
-        let runs = calendar::instants(self.timezone, dst, civil).into_iter().flatten();
+        let runs_of = |civil: i64| {
+            let runs = calendar::instants(self.timezone, dst, civil).into_iter().flatten().filter_map(instant);
+            runs.filter(|at| whole.fires_at(*at)).map(|at| with_offset(at, self.timezone)).collect::<Vec<_>>()
+        };
+        let told = |civil: &i64| whole.would_fire(*civil, self.timezone) || !runs_of(*civil).is_empty();
+        let civil_times: Vec<i64> = civil_times.into_iter().filter(told).collect();
+        let civil = *civil_times.first()?;
         Some(ClockChange {
             timezone: self.timezone,
             civil: DateTime::from_timestamp(civil, 0)?.naive_utc(),
             count: civil_times.len(),
             twice,
-            runs: runs.filter_map(|at| Some(with_offset(instant(at)?, self.timezone))).collect(),
+            runs: runs_of(civil),
         })
     }
 }

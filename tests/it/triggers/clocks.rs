@@ -226,6 +226,10 @@ fn a_preview_warns_of_skipped_and_doubled_times() {
     assert_eq!(whole(&format!("(30 2 * * *) except sun {berlin}")), 0, "clocks change on sundays");
     assert_eq!(whole(&format!("(30 2 * * *) and (30 2 * * mon-fri) {berlin}")), 0);
     assert_eq!(whole(&format!("(0 9 * * *) except (30 2 * * *) {berlin}")), 0);
+    assert_eq!(whole(&format!("((30 2 * * *) or (0 9 * * *)) {berlin} end 2027-01-01")), 0);
+    let second = "(0,30 2 * * * dst wall) except 2027-03-28T02:00..2027-03-28T02:10 in Europe/Berlin";
+    let second = second.parse::<Trigger>().unwrap().explain(time("2027-01-01T00:00:00Z"), 1).clock_changes;
+    assert!(second[0].to_string().starts_with("2027-03-28 02:30:00 does not exist"), "{second:?}");
 }
 
 #[test]
