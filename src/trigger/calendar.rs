@@ -1,7 +1,7 @@
 //! Every so many years, months, weeks or days, at a time of day.
 
-use super::combine::{SEARCH_STEPS_MAX, Steps};
 use super::cron::Dst;
+use super::search::{SEARCH_STEPS_MAX, Steps};
 use super::sets::{DAY, YEAR_MAX, date_of};
 use super::zone::{Segment, Zone};
 use crate::invalid::Invalid;

@@ -1,67 +1,12 @@
 //! Triggers made of triggers: `and`, `except`. (`or` is the earliest of several, and needs no more.)
-//!
-//! Each search goes forwards only and takes a counted number of steps, so that it always ends.
 
 use super::cron::{Cron, Dst, next_wall};
+use super::search::{NextTime, Steps};
 use super::sets::{DAY, Sets, date_of, has};
 use super::zone::Zone;
 use super::{Rule, Trigger, civil_is_sound, seconds_up};
 use crate::invalid::Invalid;
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeDelta, Utc};
-
-/// Steps that one search may take: a single fire time looked at, or a date stepped over.
-pub const SEARCH_STEPS_MAX: u32 = 100_000;
-
-/// How much a search may still look at.
-#[derive(Debug)]
-pub(super) struct Steps(u32);
-
-impl Steps {
-    pub fn of(most: u32) -> Self {
-        Steps(most)
-    }
-
-    pub fn take(&mut self) -> Option<()> {
-        self.0 = self.0.checked_sub(1)?;
-        Some(())
-    }
-
-    pub fn is_spent(&self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// What a search for the next fire time came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NextTime {
-    At(DateTime<Utc>),
-    /// There is none any more.
-    Never,
-    /// The search had taken all its steps; there is none before this instant.
-    NotBefore(DateTime<Utc>),
-}
-
-impl NextTime {
-    /// The time, if there is one for sure.
-    pub fn at(self) -> Option<DateTime<Utc>> {
-        match self {
-            NextTime::At(at) => Some(at),
-            NextTime::Never | NextTime::NotBefore(_) => None,
-        }
-    }
-
-    /// The earlier one of two that are both searched from the same instant.
-    pub(super) fn or(self, other: NextTime) -> NextTime {
-        match (self, other) {
-            (NextTime::Never, next) | (next, NextTime::Never) => next,
-            (NextTime::At(one), NextTime::At(other)) => NextTime::At(one.min(other)),
-            (NextTime::At(at), NextTime::NotBefore(bound)) | (NextTime::NotBefore(bound), NextTime::At(at)) => {
-                if at < bound { NextTime::At(at) } else { NextTime::NotBefore(bound) }
-            }
-            (NextTime::NotBefore(one), NextTime::NotBefore(other)) => NextTime::NotBefore(one.min(other)),
-        }
-    }
-}
 
 /// Fires at the instants on which all of its triggers do.
 #[derive(Debug, Clone, PartialEq)]

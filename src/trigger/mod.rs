@@ -4,8 +4,9 @@
 //! and a number of runs. It comes in and goes out as one JSON form (`form`) or one text form
 //! (`text`, with plain English in `english`); both are the same [`form::Form`] before they become a
 //! trigger. Cron expressions of every dialect end in the same bit sets (`field`, `cron`, `sets`);
-//! civil times become instants in `zone` under a daylight-saving policy; `combine` searches triggers
-//! made of triggers; `normal`, `describe` and `explain` say what was understood.
+//! civil times become instants in `zone` under a daylight-saving policy; `search` finds the next of
+//! them, `combine` where a trigger is made of others; `normal`, `describe` and `explain` say what was
+//! understood.
 
 mod calendar;
 mod combine;
@@ -17,24 +18,25 @@ mod field;
 mod form;
 mod instant;
 mod normal;
+mod search;
 mod sets;
 mod text;
 mod zone;
 
 pub use calendar::CalendarInterval;
-pub use combine::{Exclusion, NextTime, SEARCH_STEPS_MAX};
+pub use combine::Exclusion;
 pub use cron::{CronFields, Dialect, Dst};
 pub use explain::{ClockChange, Explanation, OffsetChange};
 pub(crate) use instant::duration_text;
 pub use instant::{parse_duration, parse_time};
+pub use search::{NextTime, SEARCH_STEPS_MAX};
 pub use text::TEXT_MAX;
 pub use zone::{ReadZone, Zone, ZoneSource};
 
 use crate::invalid::Invalid;
 use chrono::{DateTime, Datelike, NaiveDateTime, SubsecRound, TimeDelta, TimeZone, Utc};
-use combine::{And, Except, Steps};
+use combine::{And, Except};
 use cron::{Cron, Written};
-use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 /// Shortest and longest interval.
@@ -42,8 +44,6 @@ pub const INTERVAL_MIN: Duration = Duration::from_secs(1);
 pub const INTERVAL_MAX: Duration = Duration::from_secs(3650 * 86_400);
 /// Longest jitter.
 pub const JITTER_MAX: Duration = Duration::from_secs(31 * 86_400);
-/// Steps of all searches of one preview together.
-const PREVIEW_STEPS_MAX: u32 = 3 * SEARCH_STEPS_MAX;
 /// Triggers within one trigger, and how deep they may be nested.
 pub const TRIGGERS_MAX: usize = 32;
 pub const DEPTH_MAX: usize = 4;
@@ -316,132 +316,6 @@ impl Trigger {
             return self;
         }
         self.map_parts(|part| part.spread_by(key))
-    }
-}
-
-/// Asking one.
-impl Trigger {
-    /// The first fire time after `previous`; without one, the first at or after `now` (for a date,
-    /// the date itself even if it is past). Strictly later than `previous`; `None` when the trigger
-    /// is exhausted, or its next time is too far for one search: [`Trigger::find_next`] tells which.
-    pub fn next_fire_time(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.find_next(previous, now).at()
-    }
-
-    /// The same, with what the search came to. It takes [`SEARCH_STEPS_MAX`] steps at most.
-    pub fn find_next(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>) -> NextTime {
-        self.next_within(previous, now, &mut Steps::of(SEARCH_STEPS_MAX))
-    }
-
-    fn next_within(&self, previous: Option<DateTime<Utc>>, now: DateTime<Utc>, steps: &mut Steps) -> NextTime {
-        match (previous, &self.rule) {
-            (None, Rule::Date(None)) => NextTime::At(clamp(now)),
-            // However long ago it was.
-            (None, Rule::Date(Some(at))) => self.search(clamp(now).min(*at), steps),
-            (None, _) => self.search(clamp(now), steps),
-            (Some(previous), _) => self.search(clamp(previous) + TimeDelta::microseconds(1), steps),
-        }
-    }
-
-    /// The first fire time at or after `from`.
-    fn search(&self, from: DateTime<Utc>, steps: &mut Steps) -> NextTime {
-        if steps.take().is_none() {
-            return NextTime::NotBefore(from);
-        }
-        let from = self.start.map_or(from, |start| from.max(start));
-        let leaf = |at: Option<DateTime<Utc>>| at.map_or(NextTime::Never, NextTime::At);
-        let next = match &self.rule {
-            Rule::Date(at) => leaf(at.filter(|at| *at >= from)),
-            Rule::Interval(every) => leaf(self.on_grid(*every, from)),
-            Rule::Cron(cron) => leaf(cron.next(self.timezone, seconds_up(from)).and_then(instant)),
-            Rule::Calendar(calendar) => match calendar.next(self.timezone, seconds_up(from), steps) {
-                None if steps.is_spent() => NextTime::NotBefore(from),
-                next => leaf(next.and_then(instant)),
-            },
-            Rule::Or(triggers) => {
-                // The sure ones first: the others may take all the steps.
-                let sure = triggers.iter().filter(|trigger| !trigger.may_give_up());
-                let all = sure.chain(triggers.iter().filter(|trigger| trigger.may_give_up()));
-                all.fold(NextTime::Never, |next, trigger| next.or(trigger.search(from, steps)))
-            }
-            Rule::And(and) => and.search(from, steps),
-            Rule::Except(except) => except.search(self.timezone, from, steps),
-        };
-        match next {
-            NextTime::At(at) | NextTime::NotBefore(at) if at > latest() || self.end.is_some_and(|end| at > end) => {
-                NextTime::Never
-            }
-            next => next,
-        }
-    }
-
-    /// Whether a search of this trigger may end without an answer.
-    pub fn may_give_up(&self) -> bool {
-        matches!(self.rule, Rule::Or(_) | Rule::And(_) | Rule::Except(_))
-    }
-
-    fn on_grid(&self, every: Duration, from: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let every = delta(every);
-        let start = self.start.unwrap_or(from + every);
-        // A grid point is sought in microseconds; half of one past it is past it.
-        let from = from.trunc_subsecs(6) + TimeDelta::microseconds(i64::from(from != from.trunc_subsecs(6)));
-        let (behind, step) = ((from - start).num_microseconds()?, every.num_microseconds()?);
-        let steps = if behind <= 0 { 0 } else { (behind - 1) / step + 1 };
-        start.checked_add_signed(TimeDelta::microseconds(steps.checked_mul(step)?))
-    }
-
-    /// The first `count` fire times at or after `from`, as of a job that is added then.
-    /// Fewer if they take more steps than a few searches have.
-    pub fn preview(&self, from: DateTime<Utc>, count: usize) -> Vec<DateTime<Utc>> {
-        let from = clamp(from);
-        let most = self.max_runs.map_or(count, |runs| count.min(usize::try_from(runs).unwrap_or(count)));
-        let mut steps = Steps::of(PREVIEW_STEPS_MAX);
-        let first = self.next_within(None, from, &mut steps).at();
-        std::iter::successors(first, |at| self.next_within(Some(*at), from, &mut steps).at()).take(most).collect()
-    }
-
-    /// Whether it fires at exactly this instant.
-    pub fn fires_at(&self, at: DateTime<Utc>) -> bool {
-        self.search(at, &mut Steps::of(SEARCH_STEPS_MAX)) == NextTime::At(at)
-    }
-
-    /// When the run of a fire time starts: later than that by the trigger's jitter, and before the
-    /// following one. `key` is the job's id.
-    pub fn start_time(&self, key: &str, fire_time: DateTime<Utc>) -> DateTime<Utc> {
-        if self.jitter == Duration::ZERO {
-            return fire_time;
-        }
-        let jitter = delta(self.jitter);
-        let following = self.next_fire_time(Some(fire_time), fire_time);
-        let window = following.map_or(jitter, |following| jitter.min(following - fire_time));
-        let window = window.num_microseconds().unwrap_or(0).max(0) as u128;
-        let hash =
-            Sha256::new().chain_update(key).chain_update([0]).chain_update(fire_time.timestamp_micros().to_be_bytes());
-        let hash = hash.finalize().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        fire_time + TimeDelta::microseconds(((u128::from(hash) * window) >> 64) as i64)
-    }
-
-    /// How many runs it starts at most.
-    pub fn runs_max(&self) -> Option<u64> {
-        self.max_runs
-    }
-
-    /// Whether it is made of civil times, which a change of the clocks may skip or double.
-    pub fn has_civil_times(&self) -> bool {
-        match &self.rule {
-            Rule::Cron(_) | Rule::Calendar(_) => true,
-            _ => self.parts().into_iter().any(Trigger::has_civil_times),
-        }
-    }
-
-    /// Whether it steps through the calendar.
-    pub fn is_calendar_interval(&self) -> bool {
-        matches!(self.rule, Rule::Calendar(_))
-    }
-
-    /// The zone that the trigger thinks in.
-    pub fn zone(&self) -> Zone {
-        self.timezone
     }
 }
 

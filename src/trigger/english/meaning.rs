@@ -1,6 +1,7 @@
 //! What the phrases of a sentence mean together, or why they mean nothing.
 
-use super::{Period, Said, TWO_TRIGGERS};
+use super::words::Period;
+use super::{Said, TWO_TRIGGERS};
 use crate::invalid::Invalid;
 use crate::trigger::cron::Dialect;
 use crate::trigger::field::{MONTHS, WEEKDAYS};

@@ -2,17 +2,20 @@
 //! what could mean two things, is refused with what to say instead; what it understood is echoed in
 //! the normal form.
 //!
-//! This file reads the phrases; `meaning` puts together what they said.
+//! `words` knows the words, this file reads the phrases, `meaning` puts together what they said.
 
 mod meaning;
+mod words;
+
+pub(in crate::trigger) use words::weekday_set;
 
 use crate::invalid::Invalid;
-use crate::trigger::field::{MONTHS, WEEKDAYS};
+use crate::trigger::field::WEEKDAYS;
 use crate::trigger::form::{Form, Kind};
 use crate::trigger::instant::{parse_date, parse_duration, parse_time_of_day};
-use crate::trigger::sets::span;
 use chrono::{NaiveDate, NaiveTime, Timelike};
 use std::time::Duration;
+use words::{Period, month, ordinal, period, range, rank};
 
 pub(in crate::trigger) const EXAMPLES: &str = "such as `every day at 9`, `every 15 minutes`, `on the last friday of each month at 17:00`, `at 2027-01-01 09:00 in Europe/Berlin`, or a crontab line";
 
@@ -20,8 +23,6 @@ const TWO_TRIGGERS: &str = "say it as two triggers: `(every monday at 9) or (eve
 
 /// Times of day in one sentence.
 const TIMES_MAX: usize = 8;
-
-const ORDINALS: [&str; 5] = ["first", "second", "third", "fourth", "fifth"];
 
 /// What the words said, before it is put together.
 #[derive(Default)]
@@ -49,17 +50,6 @@ struct Said<'a> {
     zone: Option<&'a str>,
     /// What was said already, and is not to be said again.
     said: Vec<&'static str>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Period {
-    Second,
-    Minute,
-    Hour,
-    Day,
-    Week,
-    Month,
-    Year,
 }
 
 /// Reads a sentence.
@@ -528,78 +518,4 @@ impl<'a> Said<'a> {
         }
         Ok(())
     }
-}
-
-/// Longer units rank higher; milliseconds and microseconds are below all.
-fn rank(unit: Period) -> u8 {
-    unit as u8 + 2
-}
-
-/// A unit of time by its name, in singular or plural.
-fn period(word: &str) -> Option<Period> {
-    Some(match word {
-        "second" | "seconds" | "sec" | "secs" => Period::Second,
-        "minute" | "minutes" | "min" | "mins" => Period::Minute,
-        "hour" | "hours" => Period::Hour,
-        "day" | "days" => Period::Day,
-        "week" | "weeks" => Period::Week,
-        "month" | "months" => Period::Month,
-        "year" | "years" => Period::Year,
-        _ => return None,
-    })
-}
-
-/// The days that one word names: `friday`, `mondays`, `mon-fri`, `weekends`; bit 0 is Monday.
-pub(in crate::trigger) fn weekday_set(word: &str) -> Option<u64> {
-    const FULL: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
-    const SHORT: [&str; 7] = ["mon", "tues", "wed", "thurs", "fri", "sat", "sun"];
-    let one = |word: &str| {
-        let singular = word.strip_suffix('s').unwrap_or(word);
-        let at = |names: &[&str; 7], word: &str| names.iter().position(|name| *name == word);
-        at(&FULL, singular).or(at(&SHORT, word)).or(at(&WEEKDAYS, word)).map(|at| at as u32)
-    };
-    match word {
-        "weekday" | "weekdays" | "workday" | "workdays" => return Some(span(0, 4)),
-        "weekend" | "weekends" => return Some(span(5, 6)),
-        _ => {}
-    }
-    match word.split_once('-') {
-        Some((from, to)) => Some(range(one(from)?, one(to)?)),
-        None => one(word).map(|day| 1 << day),
-    }
-}
-
-/// The days from one to another, over the end of the week too.
-fn range(from: u32, to: u32) -> u64 {
-    let to = if to < from { to + 7 } else { to };
-    (from..=to).fold(0, |days, day| days | 1 << (day % 7))
-}
-
-/// A month from 1.
-fn month(word: &str) -> Option<u32> {
-    const FULL: [&str; 12] = [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ];
-    let at = FULL.iter().position(|name| *name == word).or_else(|| MONTHS.iter().position(|name| *name == word));
-    at.map(|at| at as u32 + 1)
-}
-
-/// `third`, `3rd`, `15th`.
-fn ordinal(word: &str) -> Option<u32> {
-    if let Some(at) = ORDINALS.iter().position(|name| *name == word) {
-        return Some(at as u32 + 1);
-    }
-    let digits = ["st", "nd", "rd", "th"].iter().find_map(|suffix| word.strip_suffix(suffix))?;
-    digits.parse().ok().filter(|day| (1..=31).contains(day))
 }
