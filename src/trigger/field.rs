@@ -210,7 +210,8 @@ impl Field {
         }
         parsed.spread = true;
         parsed.explicit &= step.is_none();
-        let first = low + spread(key, self.name, step.unwrap_or(high - low + 1));
+        let below = step.unwrap_or(high - low + 1);
+        let first = low + spread(key, self.name.as_bytes(), below.into()) as u32;
         for value in (first..=high).step_by(step.map_or(usize::MAX, |step| step as usize)) {
             parsed.add(self.index(value));
         }
@@ -333,9 +334,9 @@ pub(super) fn number(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("`{text}` is not a value"))
 }
 
-/// A number below `below` that depends on the key and the field alone, for ever.
-fn spread(key: &str, field: &str, below: u32) -> u32 {
-    let hash = Sha256::new().chain_update(key).chain_update([0]).chain_update(field).finalize();
+/// A number below `below` that depends on the key and on what it is for alone, for ever.
+pub(super) fn spread(key: &str, what_for: &[u8], below: u64) -> u64 {
+    let hash = Sha256::new().chain_update(key).chain_update([0]).chain_update(what_for).finalize();
     let hash = hash.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-    ((u128::from(hash) * u128::from(below)) >> 64) as u32
+    ((u128::from(hash) * u128::from(below)) >> 64) as u64
 }

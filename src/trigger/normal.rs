@@ -3,7 +3,6 @@
 //! A cron expression of any dialect becomes a crontab line where one can say it, else named fields,
 //! else (workdays together with weekdays) a Quartz line.
 
-use super::combine::{And, Except, Exclusion};
 use super::cron::{Cron, CronFields, Dialect, Written};
 use super::field::{self, Field, NTH, WEEKDAYS};
 use super::sets::{
@@ -16,27 +15,10 @@ impl Trigger {
     /// The same trigger in its normal form.
     #[must_use]
     pub fn normal(&self) -> Trigger {
-        let all = |triggers: &[Trigger]| triggers.iter().map(Trigger::normal).collect();
-        let rule = match &self.rule {
-            Rule::Cron(cron) => Rule::Cron(Box::new(cron.normal())),
-            Rule::Or(triggers) => Rule::Or(all(triggers)),
-            Rule::And(and) => Rule::And(Box::new(And::new(all(&and.triggers)))),
-            Rule::Except(except) => {
-                let mut exclusions = except.exclusions.clone();
-                for exclusion in &mut exclusions {
-                    if let Exclusion::Trigger(trigger) = exclusion {
-                        **trigger = trigger.normal();
-                    }
-                }
-                match Except::new(except.trigger.normal(), exclusions) {
-                    Ok(except) => Rule::Except(Box::new(except)),
-                    // It was made of the same exclusions before.
-                    Err(_) => self.rule.clone(),
-                }
-            }
-            other => other.clone(),
-        };
-        Trigger { rule, ..self.clone() }
+        match &self.rule {
+            Rule::Cron(cron) => Trigger { rule: Rule::Cron(Box::new(cron.normal())), ..self.clone() },
+            _ => self.clone().map_parts(|part| part.normal()),
+        }
     }
 }
 

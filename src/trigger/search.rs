@@ -1,9 +1,9 @@
 //! Asking a trigger: the search for its next fire time, which goes forwards only and takes a counted
 //! number of steps, so that it always ends.
 
+use super::field::spread;
 use super::{Rule, Trigger, Zone, clamp, delta, instant, latest, seconds_up};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 /// Steps that one search may take: a single fire time looked at, or a date stepped over.
@@ -157,11 +157,9 @@ impl Trigger {
         let jitter = delta(self.jitter);
         let following = self.next_fire_time(Some(fire_time), fire_time);
         let window = following.map_or(jitter, |following| jitter.min(following - fire_time));
-        let window = window.num_microseconds().unwrap_or(0).max(0) as u128;
-        let hash =
-            Sha256::new().chain_update(key).chain_update([0]).chain_update(fire_time.timestamp_micros().to_be_bytes());
-        let hash = hash.finalize().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        fire_time + TimeDelta::microseconds(((u128::from(hash) * window) >> 64) as i64)
+        let window = u64::try_from(window.num_microseconds().unwrap_or(0)).unwrap_or(0);
+        let later = spread(key, &fire_time.timestamp_micros().to_be_bytes(), window);
+        fire_time + TimeDelta::microseconds(later as i64)
     }
 
     /// How many runs it starts at most.

@@ -14,6 +14,12 @@ use std::sync::Arc;
 /// Longest reason of a quarantine that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 400;
 
+/// Makes a job's new trigger definite, and gives its first fire time.
+fn settle_trigger(job: &mut Job, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    job.trigger = job.trigger.clone().anchored(now).spread_by(job.id.as_str());
+    job.trigger.next_fire_time(None, now).ok_or_else(|| Error::NeverFires(job.trigger.to_string()))
+}
+
 impl Table {
     pub(super) fn change(&mut self, now: DateTime<Utc>, change: Change) -> Result<Reply> {
         match change {
@@ -61,9 +67,7 @@ impl Table {
                 Conflict::Replace => {}
             }
         }
-        job.trigger = job.trigger.anchored(now).spread_by(id.as_str());
-        let next = job.trigger.next_fire_time(None, now);
-        let next_run_time = Some(next.ok_or_else(|| Error::NeverFires(job.trigger.to_string()))?);
+        let next_run_time = Some(settle_trigger(&mut job, now)?);
         self.cancel_pending(now, &id);
         let running = self.detach(&id);
         let state = JobState { paused, next_run_time, running, ..JobState::default() };
@@ -86,9 +90,7 @@ impl Table {
         state.quarantine = None;
         if job.trigger != base.trigger {
             state.leaving = None;
-            job.trigger = job.trigger.anchored(now).spread_by(id.as_str());
-            let next = job.trigger.next_fire_time(None, now);
-            state.next_run_time = Some(next.ok_or_else(|| Error::NeverFires(job.trigger.to_string()))?);
+            state.next_run_time = Some(settle_trigger(&mut job, now)?);
             (state.carried, state.backlog_until, state.started) = Default::default();
         }
         self.detach(&id);
