@@ -130,7 +130,7 @@ async fn scheduler(store: Arc<dyn JobStore>) -> Scheduler {
     let registry = Registry::new(sandbox.clone(), plugins.clone(), clock.clone());
     registry.add("noop".parse().unwrap(), None, wat::parse_str(NO_OP).unwrap()).await.unwrap();
     let options = AsyncOptions { slots: SLOTS, threads: 2 };
-    let executor = AsyncExecutor::new(sandbox, plugins, clock.clone(), &options).unwrap();
+    let executor = AsyncExecutor::new(PluginHost::new(sandbox, plugins, clock.clone()), &options).unwrap();
     let scheduler = Scheduler::new(clock);
     scheduler.add_executor(Alias::default(), Arc::new(executor)).await.unwrap();
     scheduler.add_jobstore(Alias::default(), store).await.unwrap();

@@ -2,7 +2,7 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
-use crate::executor::{AsyncExecutor, AsyncOptions, Executor};
+use crate::executor::{AsyncExecutor, AsyncOptions, Executor, PluginHost, ThreadPoolExecutor};
 use crate::job::Alias;
 use crate::sandbox::{Registry, Sandbox};
 use crate::scheduler::{Drain, Scheduler};
@@ -59,7 +59,7 @@ impl App {
             let (home, node, now) = (home.clone(), node.clone(), clock.now());
             move || -> Result<(SledStore, Sandbox)> {
                 let store = SledStore::open(&home, SledOptions { node, ..SledOptions::default() }, now)?;
-                let sandbox = Sandbox::new(slots + EXECS_MAX, Some(&home.join("cache")))?;
+                let sandbox = Sandbox::new(slots + ThreadPoolExecutor::SLOTS + EXECS_MAX, Some(&home.join("cache")))?;
                 Ok((store, sandbox))
             }
         };
@@ -68,10 +68,12 @@ impl App {
         let (store, sandbox) = (Arc::new(store), Arc::new(sandbox));
         let plugins: Arc<dyn PluginStore> = store.clone();
         let options = AsyncOptions { slots, ..AsyncOptions::default() };
-        let executor: Arc<dyn Executor> =
-            Arc::new(AsyncExecutor::new(sandbox.clone(), plugins.clone(), clock.clone(), &options)?);
+        let runner = PluginHost::new(sandbox.clone(), plugins.clone(), clock.clone());
+        let executor: Arc<dyn Executor> = Arc::new(AsyncExecutor::new(runner.clone(), &options)?);
+        let threads = ThreadPoolExecutor::new(runner, ThreadPoolExecutor::SLOTS)?;
         let scheduler = Scheduler::new(clock.clone());
         scheduler.add_executor(Alias::default(), executor.clone()).await?;
+        scheduler.add_executor("threadpool".parse()?, Arc::new(threads)).await?;
         scheduler.add_jobstore(Alias::default(), store).await?;
         let registry = Registry::new(sandbox, plugins, clock);
         Ok(App { scheduler, registry, executor, home, node, execs: Arc::new(Semaphore::new(EXECS_MAX)) })

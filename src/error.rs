@@ -37,6 +37,9 @@ pub enum Error {
     Invalid(#[from] Invalid),
     #[error("trigger `{0}` never fires (choose a time that still comes)")]
     NeverFires(String),
+    /// A plugin that decides when a job fires did not say.
+    #[error("the trigger failed: {0}")]
+    TriggerFailed(String),
     #[error("no executor `{alias}` (there is {available})")]
     ExecutorNotFound { alias: Alias, available: String },
     #[error("no job store `{alias}` (there is {available})")]
@@ -93,6 +96,7 @@ impl Error {
             Error::ExportNotFound { .. } => "export_not_found",
             Error::Invalid(_) => "invalid",
             Error::NeverFires(_) => "never_fires",
+            Error::TriggerFailed(_) => "trigger_failed",
             Error::ExecutorNotFound { .. } => "executor_not_found",
             Error::JobstoreNotFound { .. } => "jobstore_not_found",
             Error::AliasTaken(_) => "alias_taken",

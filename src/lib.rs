@@ -61,12 +61,12 @@ pub mod http;
 pub use clock::{Clock, SimClock, SystemClock};
 pub use error::{Error, Result, Source};
 pub use event::{Event, EventKind, EventMask};
-pub use executor::{AsyncExecutor, AsyncOptions, Executor, NativeExecutor};
+pub use executor::{AsyncExecutor, AsyncOptions, Executor, NativeExecutor, PluginHost, ThreadPoolExecutor};
 pub use func::{FuncRef, PluginName, Version};
 pub use invalid::{Invalid, printable};
 pub use job::{
-    Alias, Carried, Coalesce, Job, JobId, JobState, Limits, OnInterrupted, Overlap, PendingRun, RemoveReason, Retry,
-    RunningRun, Status,
+    Alias, Arguments, Backfill, Carried, Coalesce, Expect, Job, JobId, JobState, Limits, OnInterrupted, Origin,
+    Overlap, PendingRun, Question, RemoveReason, Retry, RunningRun, Status,
 };
 pub use plan::{FireTimes, Plan, plan};
 pub use plugin::{Export, Import, Interface, Plugin, PluginVersion};
@@ -74,6 +74,7 @@ pub use run::{LogLevel, LogLine, Outcome, OutcomeKind, Run, RunId, RunLogs, RunS
 pub use scheduler::{AddOptions, BackgroundScheduler, Drain, Heard, Scheduler};
 pub use store::{Conflict, JobEntry, JobFilter, JobStore, List, MemoryStore, Page, PluginStore, RunFilter, SledStore};
 pub use trigger::{
-    CalendarInterval, ClockChange, CronFields, Dialect, Dst, Exclusion, Explanation, NextTime, OffsetChange, ReadZone,
-    SEARCH_STEPS_MAX, TEXT_MAX as TRIGGER_TEXT_MAX, Trigger, Zone, ZoneSource, parse_duration, parse_time,
+    AskedTrigger, CalendarInterval, ClockChange, CronFields, Dialect, Dst, Exclusion, Explanation, NextTime,
+    OffsetChange, ReadZone, SEARCH_STEPS_MAX, TEXT_MAX as TRIGGER_TEXT_MAX, Trigger, Zone, ZoneSource, parse_duration,
+    parse_time,
 };

@@ -1,7 +1,7 @@
 //! What to do about one job at one instant. Pure: the whole of misfire, coalesce, catch-up and
 //! overlap is decided here, and every store and the simulator ask this one function.
 
-use crate::job::{Carried, Coalesce, Job, JobState, Overlap};
+use crate::job::{Backfill, Carried, Coalesce, Job, JobState, Overlap};
 use crate::run::{Outcome, SkipReason};
 use crate::trigger::NextTime;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -122,6 +122,31 @@ pub fn plan(job: &Job, state: &JobState, now: DateTime<Utc>, slots: usize) -> Pl
     plan
 }
 
+/// The next step of a backfill: the fire time to start a run for, and what is left.
+pub fn plan_backfill(job: &Job, backfill: Backfill) -> (Option<DateTime<Utc>>, Option<Backfill>) {
+    let from = backfill.next;
+    let before = from - TimeDelta::microseconds(1);
+    match job.trigger.find_next(Some(before), from) {
+        NextTime::At(at) if at < backfill.until => {
+            (Some(at), Some(Backfill { next: at + TimeDelta::microseconds(1), ..backfill }))
+        }
+        NextTime::NotBefore(bound) if bound < backfill.until => (None, Some(Backfill { next: bound, ..backfill })),
+        _ => (None, None),
+    }
+}
+
+/// How many fire times a range has, counted to `most`.
+pub fn count_fire_times(job: &Job, range: Backfill, most: u64) -> u64 {
+    let mut left = Some(range);
+    let mut count = 0;
+    while let Some(range) = left.filter(|_| count < most) {
+        let (start, rest) = plan_backfill(job, range);
+        count += u64::from(start.is_some());
+        left = rest;
+    }
+    count
+}
+
 /// How many fire times lie from the job's `next_run_time` to `now`, the last of them, and the first
 /// after them: what a pause passed over. Counts to [`PLAN_FIRE_TIMES_MAX`]; beyond it the rest is
 /// jumped.
@@ -234,8 +259,9 @@ mod tests {
             id: RunId(ulid::Ulid::nil()),
             scheduled_time: time(-10),
             attempt: 1,
-            manual: false,
+            origin: Default::default(),
             coalesced: 0,
+            arguments: None,
         };
         JobState { next_run_time: Some(time(0)), running: vec![run; running], ..JobState::default() }
     }

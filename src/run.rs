@@ -1,9 +1,9 @@
 //! A run: one recorded execution for one fire time, and what became of it.
 
 use crate::func::FuncRef;
-use crate::job::{Alias, JobId};
+use crate::job::{Alias, Arguments, Job, JobId, Origin};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
@@ -287,9 +287,12 @@ pub struct Run {
     /// How many further fire times it stands for.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub coalesced: u64,
-    /// Asked for by a caller, not by the trigger.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub manual: bool,
+    /// Who asked for it.
+    #[serde(default, alias = "manual", deserialize_with = "origin")]
+    pub origin: Origin,
+    /// What it calls its function with, where that is not what its job says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<Arc<Arguments>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -306,11 +309,54 @@ pub struct Run {
     pub has_logs: bool,
 }
 
+/// The first stores knew only whether a caller had asked.
+fn origin<'de, D: Deserializer<'de>>(from: D) -> Result<Origin, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Manual(bool),
+        Origin(Origin),
+    }
+    Ok(match Form::deserialize(from)? {
+        Form::Manual(manual) => {
+            if manual {
+                Origin::Manual
+            } else {
+                Origin::Trigger
+            }
+        }
+        Form::Origin(origin) => origin,
+    })
+}
+
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
 impl Run {
+    /// A run of a job as it is claimed.
+    pub(crate) fn claimed(id: RunId, job: &Job, scheduled_time: DateTime<Utc>, node: Arc<str>) -> Self {
+        Run {
+            id,
+            job_id: job.id.clone(),
+            jobstore: job.jobstore.clone(),
+            func: job.func.clone(),
+            plugin_digest: None,
+            scheduled_time,
+            coalesced: 0,
+            origin: Default::default(),
+            arguments: None,
+            started: None,
+            ended: None,
+            attempt: 1,
+            node,
+            state: RunState::Claimed,
+            outcome: None,
+            usage: Usage::default(),
+            has_logs: false,
+        }
+    }
+
     /// Ends the run. An ended run keeps its first outcome.
     pub fn end(&mut self, ended: DateTime<Utc>, outcome: Outcome) {
         if self.state != RunState::Ended {

@@ -1,16 +1,21 @@
 //! What runs a run. An executor is given a claimed run and answers with how it ended; it may do so
 //! in this process or in another.
 
+mod host;
 mod native;
 mod pool;
+mod threads;
 
+pub use host::PluginHost;
 pub use native::{NativeExecutor, NativeResult};
 pub use pool::{AsyncExecutor, AsyncOptions};
+pub use threads::ThreadPoolExecutor;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::run::{Outcome, RunLogs, Usage};
 use crate::store::Claimed;
+use crate::trigger::AskedTrigger;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -49,6 +54,20 @@ pub trait Executor: Send + Sync {
 
     /// Runs it. `began` is to be called once, when the function is about to be called.
     async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report;
+
+    /// When a job fires next, by a function that decides it: the first time after `previous`, at or
+    /// after `from`; `None` if there is none. Asked outside of any run and slot, and bounded: it
+    /// answers within a second or so. Errors: `TriggerFailed` if the function failed, else as
+    /// [`Executor::check`] does.
+    async fn next_fire_time(
+        &self,
+        trigger: &AskedTrigger,
+        previous: Option<DateTime<Utc>>,
+        from: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>> {
+        let _ = (previous, from);
+        Err(Error::TriggerFailed(format!("this executor has no triggers, so `{}` is none", trigger.func)))
+    }
 
     /// Lets go of what the executor holds. No run goes on when this is called.
     async fn shutdown(&self) {}

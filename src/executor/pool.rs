@@ -1,15 +1,15 @@
 //! The `async` executor: sandboxes in this process, on a tokio runtime of their own, so that a busy
 //! guest cannot hold up the scheduler.
 
+use super::host::{PluginHost, report};
 use super::{Began, Executor, Report};
-use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::run::Outcome;
-use crate::sandbox::{Call, Plugin, Sandbox};
-use crate::store::{Claimed, PluginStore};
+use crate::store::Claimed;
+use crate::trigger::AskedTrigger;
 use async_trait::async_trait;
-use std::sync::Arc;
+use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -35,9 +35,7 @@ impl Default for AsyncOptions {
 
 /// Runs plugins in sandboxes inside this process.
 pub struct AsyncExecutor {
-    sandbox: Arc<Sandbox>,
-    plugins: Arc<dyn PluginStore>,
-    clock: Arc<dyn Clock>,
+    plugins: PluginHost,
     slots: usize,
     /// Taken when the executor shuts down: a runtime must not be dropped on a runtime's thread.
     guests: Option<Runtime>,
@@ -45,12 +43,7 @@ pub struct AsyncExecutor {
 
 impl AsyncExecutor {
     /// The sandbox must have been made for at least as many runs as there are slots.
-    pub fn new(
-        sandbox: Arc<Sandbox>,
-        plugins: Arc<dyn PluginStore>,
-        clock: Arc<dyn Clock>,
-        options: &AsyncOptions,
-    ) -> Result<Self> {
+    pub fn new(plugins: PluginHost, options: &AsyncOptions) -> Result<Self> {
         let guests = Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
             .max_blocking_threads(4)
@@ -58,27 +51,7 @@ impl AsyncExecutor {
             .enable_time()
             .build()
             .map_err(|e| Error::host("cannot start the guests' threads", e))?;
-        Ok(AsyncExecutor { sandbox, plugins, clock, slots: options.slots.max(1), guests: Some(guests) })
-    }
-
-    /// The component that a job means, loaded.
-    async fn plugin(&self, job: &Job) -> Result<Arc<Plugin>> {
-        let digest = self.plugins.resolve(&job.func).await?;
-        if let Some(loaded) = self.sandbox.loaded(&digest) {
-            return Ok(loaded);
-        }
-        let bytes = self.plugins.component(&digest).await?.ok_or_else(|| Error::PluginRefused {
-            reason: format!("the component of `{}` is missing or damaged (register it again)", job.func.module),
-        })?;
-        let sandbox = self.sandbox.clone();
-        let load = move || sandbox.load(&digest, &bytes);
-        tokio::task::spawn_blocking(load).await.map_err(|e| Error::host("loading a plugin broke off", e))?
-    }
-
-    async fn bind(&self, job: &Job) -> Result<(Arc<Plugin>, Call)> {
-        let plugin = self.plugin(job).await?;
-        let call = plugin.bind(job)?;
-        Ok((plugin, call))
+        Ok(AsyncExecutor { plugins, slots: options.slots.max(1), guests: Some(guests) })
     }
 }
 
@@ -89,37 +62,31 @@ impl Executor for AsyncExecutor {
     }
 
     async fn check(&self, job: &Job) -> Result<()> {
-        self.bind(job).await.map(|_| ())
+        self.plugins.bind(job).await.map(|_| ())
     }
 
     async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report {
-        let (plugin, call) = match self.bind(&claimed.job).await {
-            Ok(bound) => bound,
-            Err(error) => {
-                let text = error.to_string();
-                let outcome = if error.is_host() {
-                    Outcome::Internal { error: error.chain() }
-                } else {
-                    Outcome::Invalid { error: text }
-                };
-                return Report::not_started(self.clock.now(), outcome);
-            }
+        let ready = match self.plugins.ready(claimed).await {
+            Ok(ready) => ready,
+            Err(report) => return *report,
         };
         let Some(guests) = &self.guests else {
-            return Report::not_started(self.clock.now(), Outcome::Cancelled);
+            return Report::not_started(self.plugins.clock().now(), Outcome::Cancelled);
         };
-        let started = self.clock.now();
+        let (started, digest) = (ready.started(), ready.digest());
         began.tell(started);
-        let (sandbox, digest) = (self.sandbox.clone(), plugin.digest().clone());
-        let guest = async move { sandbox.call(call, &claimed.run, &claimed.job.limits, started, &cancel).await };
-        let ended = guests.spawn(guest).await;
-        let mut report = Report::not_started(self.clock.now(), Outcome::Cancelled);
-        (report.started, report.plugin_digest) = (Some(started), Some(digest));
-        match ended {
-            Ok(ended) => (report.outcome, report.usage, report.logs) = (ended.outcome, ended.usage, ended.logs),
-            Err(error) => report.outcome = Outcome::Internal { error: format!("the host panicked: {error}") },
-        }
-        report
+        let ended = guests.spawn(ready.run(cancel)).await;
+        let ended = ended.map_err(|error| format!("the host panicked: {error}"));
+        report(started, self.plugins.clock().now(), digest, ended)
+    }
+
+    async fn next_fire_time(
+        &self,
+        trigger: &AskedTrigger,
+        previous: Option<DateTime<Utc>>,
+        from: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>> {
+        self.plugins.next_fire_time(trigger, previous, from).await
     }
 }
 

@@ -4,8 +4,8 @@ use super::problem::Problem;
 use crate::config::App;
 use crate::executor::{Began, Report};
 use crate::func::FuncRef;
-use crate::job::{Alias, Job, JobId, Limits};
-use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, Usage};
+use crate::job::{Job, JobId, Limits, Origin};
+use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
 use crate::store::{Claimed, List, Page, RunFilter};
 use crate::strict_json;
 use crate::trigger::Trigger;
@@ -108,24 +108,8 @@ pub async fn exec(State(app): State<App>, body: Result<Bytes, BytesRejection>) -
     (job.args, job.kwargs, job.limits) = (spec.args, spec.kwargs, spec.limits);
     job.validate()?;
     app.executor.check(&job).await?;
-    let run = Run {
-        id: RunId(ulid::Ulid::from_parts(now.timestamp_millis().max(0) as u64, crate::store::entropy())),
-        job_id: job.id.clone(),
-        jobstore: Alias::default(),
-        func: job.func.clone(),
-        plugin_digest: None,
-        scheduled_time: now,
-        coalesced: 0,
-        manual: true,
-        started: None,
-        ended: None,
-        attempt: 1,
-        node: app.node.as_str().into(),
-        state: RunState::Claimed,
-        outcome: None,
-        usage: Usage::default(),
-        has_logs: false,
-    };
+    let id = RunId(ulid::Ulid::from_parts(now.timestamp_millis().max(0) as u64, crate::store::entropy()));
+    let run = Run { origin: Origin::Manual, ..Run::claimed(id, &job, now, app.node.as_str().into()) };
     // Never closed, so this only waits.
     let _place = app.execs.acquire().await;
     // A caller that goes away takes the call with it.

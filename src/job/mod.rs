@@ -5,12 +5,14 @@
 
 mod state;
 
-pub use state::{Carried, JobState, PendingRun, RemoveReason, RunningRun, Status};
+pub use state::{
+    Arguments, Backfill, Carried, JobState, Origin, PendingRun, Question, RemoveReason, RunningRun, Status,
+};
 
 use crate::func::{FuncRef, text_form};
 use crate::invalid::Invalid;
-use crate::run::OutcomeKind;
-use crate::trigger::Trigger;
+use crate::run::{OutcomeKind, RunId};
+use crate::trigger::{Trigger, spread};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -29,6 +31,9 @@ pub const TAGS_MAX: usize = 64;
 pub const MAX_INSTANCES_MAX: u32 = 64;
 pub const MAX_CATCHUP_MAX: u32 = 10_000;
 pub const ATTEMPTS_MAX: u32 = 100;
+pub const PRIORITY_MAX: i8 = 100;
+/// Longest period, and longest grace, of a dead-man switch.
+pub const EXPECT_MAX: Duration = Duration::from_secs(3660 * 86_400);
 
 /// A job's id: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, unique in its job store, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -207,6 +212,10 @@ pub struct Retry {
     /// Longest wait, in seconds.
     #[serde(with = "seconds")]
     pub cap: Duration,
+    /// Each wait is longer by up to this many seconds, so that jobs that failed together do not
+    /// come back together. Default none.
+    #[serde(with = "seconds")]
+    pub jitter: Duration,
     /// Outcomes that are tried again; empty means every failure but `cancelled` and `invalid`.
     pub outcomes: Vec<OutcomeKind>,
 }
@@ -218,14 +227,16 @@ impl Default for Retry {
             first: Duration::from_secs(1),
             factor: 2.0,
             cap: Duration::from_secs(3600),
+            jitter: Duration::ZERO,
             outcomes: Vec::new(),
         }
     }
 }
 
 impl Retry {
-    /// How long to wait before the attempt that follows `attempt`, or `None` to give up.
-    pub fn delay_after(&self, attempt: u32, outcome: OutcomeKind) -> Option<TimeDelta> {
+    /// How long to wait before the attempt that follows `run`, or `None` to give up. The jitter
+    /// depends on the run's id alone.
+    pub fn delay_after(&self, run: RunId, attempt: u32, outcome: OutcomeKind) -> Option<TimeDelta> {
         let wanted = if self.outcomes.is_empty() {
             !matches!(outcome, OutcomeKind::Cancelled | OutcomeKind::Invalid | OutcomeKind::Interrupted)
         } else {
@@ -236,7 +247,29 @@ impl Retry {
         }
         let wait = self.first.as_secs_f64() * self.factor.powi(attempt.saturating_sub(1) as i32);
         let wait = Duration::try_from_secs_f64(wait).unwrap_or(self.cap).min(self.cap);
-        TimeDelta::from_std(wait).ok()
+        let window = u64::try_from(self.jitter.as_micros()).unwrap_or(0);
+        let jitter = Duration::from_micros(spread("retry", &run.0.to_bytes(), window));
+        TimeDelta::from_std(wait + jitter).ok()
+    }
+}
+
+/// A dead-man switch: how often a run of the job must succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// Longest time from one success to the next, in seconds.
+    #[serde(with = "seconds")]
+    pub period: Duration,
+    /// And so many seconds more before JOB_LATE is raised.
+    #[serde(default, with = "seconds")]
+    pub grace: Duration,
+}
+
+impl Expect {
+    /// When the job is late, if it last succeeded, or began to be watched, at `since`.
+    pub fn deadline(&self, since: DateTime<Utc>) -> DateTime<Utc> {
+        let wait = TimeDelta::from_std(self.period.saturating_add(self.grace)).unwrap_or(TimeDelta::MAX);
+        since.checked_add_signed(wait).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 }
 
@@ -302,6 +335,10 @@ pub struct Job {
     pub max_instances: u32,
     #[serde(default)]
     pub overlap: Overlap,
+    /// Of runs that wait for a slot, those of the highest priority start first; -100 to 100.
+    /// Default 0.
+    #[serde(default)]
+    pub priority: i8,
     #[serde(default)]
     pub retry: Retry,
     #[serde(default)]
@@ -311,6 +348,9 @@ pub struct Job {
     /// Pause the job after this many runs in a row that did not succeed. Default never.
     #[serde(default)]
     pub pause_after: Option<u32>,
+    /// JOB_LATE is raised when no run has succeeded for so long. Default never.
+    #[serde(default)]
+    pub expect: Option<Expect>,
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
     /// Free for the caller; at most 16 KiB as JSON.
@@ -343,13 +383,20 @@ impl Job {
             max_catchup: default_max_catchup(),
             max_instances: default_max_instances(),
             overlap: Overlap::default(),
+            priority: 0,
             retry: Retry::default(),
             on_interrupted: OnInterrupted::default(),
             limits: Limits::default(),
             pause_after: None,
+            expect: None,
             tags: BTreeMap::new(),
             metadata: Map::new(),
         }
+    }
+
+    /// The job as a run with other arguments calls it.
+    pub fn with_arguments(&self, arguments: &Arguments) -> Self {
+        Job { args: arguments.args.clone(), kwargs: arguments.kwargs.clone(), ..self.clone() }
     }
 
     /// When the run of a fire time starts: later by the trigger's jitter, the same at each asking.
@@ -361,19 +408,21 @@ impl Job {
     pub fn validate(&self) -> Result<(), Invalid> {
         let name_len = self.name.chars().count();
         within("name", &self.name, name_len, 1, NAME_MAX, "characters")?;
-        let args = json_size(&self.args) + json_size(&self.kwargs);
-        within("args", "", args, 0, ARGS_BYTES_MAX, "bytes of JSON")?;
-        let depth = self.args.iter().chain(self.kwargs.values()).map(depth).max().unwrap_or(0);
-        within("args", "", depth, 0, ARGS_DEPTH_MAX, "levels of nesting")?;
+        validate_arguments(&self.args, &self.kwargs)?;
         within("metadata", "", json_size(&self.metadata), 0, METADATA_BYTES_MAX, "bytes of JSON")?;
         within("max_instances", "", self.max_instances, 1, MAX_INSTANCES_MAX, "runs")?;
         within("max_catchup", "", self.max_catchup, 1, MAX_CATCHUP_MAX, "runs")?;
+        within("priority", "", self.priority, -PRIORITY_MAX, PRIORITY_MAX, "")?;
         if self.misfire_grace_time == Some(Duration::ZERO) {
             return Err(Invalid::new("misfire_grace_time", "0", "it must be longer than nothing")
                 .hint("leave it out to run however late"));
         }
         if self.pause_after == Some(0) {
             return Err(Invalid::new("pause_after", "0", "it must be at least 1"));
+        }
+        if let Some(expect) = self.expect {
+            within("expect.period", "", expect.period.as_secs(), 1, EXPECT_MAX.as_secs(), "seconds")?;
+            within("expect.grace", "", expect.grace.as_secs(), 0, EXPECT_MAX.as_secs(), "seconds")?;
         }
         self.trigger.validate()?;
         self.validate_retry()?;
@@ -392,7 +441,8 @@ impl Job {
         if !(1.0..=100.0).contains(&factor) {
             return Err(Invalid::new("retry.factor", factor.to_string(), "it must be 1 to 100"));
         }
-        within("retry.cap", "", self.retry.cap.as_secs(), 0, 30 * 86_400, "seconds")
+        within("retry.cap", "", self.retry.cap.as_secs(), 0, 30 * 86_400, "seconds")?;
+        within("retry.jitter", "", self.retry.jitter.as_secs(), 0, 30 * 86_400, "seconds")
     }
 
     fn validate_limits(&self) -> Result<(), Invalid> {
@@ -407,6 +457,12 @@ impl Job {
     }
 }
 
+fn validate_arguments(args: &[Value], kwargs: &Map<String, Value>) -> Result<(), Invalid> {
+    within("args", "", json_size(&args) + json_size(kwargs), 0, ARGS_BYTES_MAX, "bytes of JSON")?;
+    let depth = args.iter().chain(kwargs.values()).map(depth).max().unwrap_or(0);
+    within("args", "", depth, 0, ARGS_DEPTH_MAX, "levels of nesting")
+}
+
 fn within<N: PartialOrd + fmt::Display>(
     what: &str,
     input: &str,
@@ -416,7 +472,7 @@ fn within<N: PartialOrd + fmt::Display>(
     unit: &str,
 ) -> Result<(), Invalid> {
     if given < least || given > most {
-        let reason = format!("it must be {least} to {most} {unit}, not {given}");
+        let reason = format!("it must be {least} to {most} {unit}, not {given}").replace(" ,", ",");
         return Err(Invalid::new(what, input, reason));
     }
     Ok(())
@@ -531,11 +587,12 @@ mod tests {
     #[test]
     fn a_retry_waits_longer_each_time_and_gives_up() {
         let retry = Retry { max_attempts: 4, cap: Duration::from_secs(3), ..Retry::default() };
-        let waits: Vec<_> = (1..=4).map(|n| retry.delay_after(n, OutcomeKind::Trapped)).collect();
+        let id = RunId(ulid::Ulid::nil());
+        let waits: Vec<_> = (1..=4).map(|n| retry.delay_after(id, n, OutcomeKind::Trapped)).collect();
         let seconds = |n| Some(TimeDelta::seconds(n));
         assert_eq!(waits, [seconds(1), seconds(2), seconds(3), None]);
-        assert_eq!(retry.delay_after(1, OutcomeKind::Cancelled), None);
-        assert_eq!(retry.delay_after(1, OutcomeKind::Succeeded), None);
+        assert_eq!(retry.delay_after(id, 1, OutcomeKind::Cancelled), None);
+        assert_eq!(retry.delay_after(id, 1, OutcomeKind::Succeeded), None);
     }
 
     #[test]

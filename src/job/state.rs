@@ -4,6 +4,8 @@ use super::Job;
 use crate::run::RunId;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// Whether a job may fire, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,16 +30,38 @@ pub enum RemoveReason {
     Removed,
 }
 
+/// Who asked for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A fire time of the job's trigger.
+    #[default]
+    Trigger,
+    /// A caller, for now.
+    Manual,
+    /// A caller, for a fire time of a past range.
+    Backfill,
+}
+
+/// What a run calls its function with, where that is not what its job says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Arguments {
+    pub args: Vec<Value>,
+    pub kwargs: Map<String, Value>,
+}
+
 /// A run that was claimed and has not ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningRun {
     pub id: RunId,
     pub scheduled_time: DateTime<Utc>,
     pub attempt: u32,
-    /// Asked for by a caller, not by the trigger.
-    pub manual: bool,
+    pub origin: Origin,
     /// How many further fire times it stands for.
     pub coalesced: u64,
+    /// `None`: the job's own.
+    pub arguments: Option<Arc<Arguments>>,
 }
 
 /// Fire times that were counted by plans before the one that decides on them.
@@ -52,13 +76,30 @@ pub struct Carried {
 }
 
 /// An attempt that waits for its time: a retry, a rerun, or a run that a caller asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingRun {
     pub id: RunId,
     pub scheduled_time: DateTime<Utc>,
     pub attempt: u32,
     pub due: DateTime<Utc>,
-    pub manual: bool,
+    pub origin: Origin,
+    pub arguments: Option<Arc<Arguments>>,
+}
+
+/// Fire times of a past range that are still to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backfill {
+    /// The earliest of them.
+    pub next: DateTime<Utc>,
+    /// They lie before this.
+    pub until: DateTime<Utc>,
+}
+
+/// A question to a trigger that is a plugin, which is not answered within a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question {
+    /// Its last fire time.
+    pub previous: Option<DateTime<Utc>>,
 }
 
 /// What changes while a job lives. Stores keep it apart from the job, because every firing writes it.
@@ -80,6 +121,13 @@ pub struct JobState {
     pub failures: u32,
     pub running: Vec<RunningRun>,
     pub pending: Vec<PendingRun>,
+    pub backfill: Option<Backfill>,
+    /// The next run time is being asked for.
+    pub question: Option<Question>,
+    /// A run must have succeeded by then, or the job is late.
+    pub expected_by: Option<DateTime<Utc>>,
+    /// It was late, and has not succeeded since.
+    pub late: bool,
 }
 
 impl JobState {
@@ -96,30 +144,44 @@ impl JobState {
     }
 
     /// When a store should look at this job next: when the run of its next fire time starts, or its
-    /// earliest pending attempt. A quarantined job is never due; a paused one only for runs that a caller asked for.
+    /// earliest pending attempt, or at once for a backfill. A quarantined job is never due; a paused
+    /// one only for what a caller asked for.
     pub fn due(&self, job: &Job) -> Option<DateTime<Utc>> {
-        let pending = |run: &&PendingRun| match self.status() {
+        let backfill = self.backfill.filter(|_| self.may_backfill()).map(|backfill| backfill.next);
+        [self.own_due(job), backfill].into_iter().flatten().min()
+    }
+
+    /// The same without a backfill, which waits for everything else.
+    pub fn own_due(&self, job: &Job) -> Option<DateTime<Utc>> {
+        let status = self.status();
+        let ready = |run: &&PendingRun| match status {
             Status::Active | Status::Finished => true,
-            Status::Paused => run.manual,
+            Status::Paused => run.origin != Origin::Trigger,
             Status::Quarantined => false,
         };
-        let attempt = self.pending.iter().filter(pending).map(|run| run.due).min();
-        let fire = self.next_run_time.filter(|_| self.status() == Status::Active);
-        let fire = fire.map(|at| job.start_time(at));
+        let attempt = self.pending.iter().filter(ready).map(|run| run.due).min();
+        let fire = self.next_run_time.filter(|_| status == Status::Active).map(|at| job.start_time(at));
         [fire, attempt].into_iter().flatten().min()
     }
-}
 
-impl JobState {
+    pub(crate) fn may_backfill(&self) -> bool {
+        self.quarantine.is_none() && self.leaving != Some(RemoveReason::Removed)
+    }
+
+    /// Whether a caller asked for a run that waits.
+    pub(crate) fn has_manual(&self) -> bool {
+        self.pending.iter().any(|run| run.origin == Origin::Manual)
+    }
+
     /// When the earliest run that a caller asked for may start.
     pub(crate) fn manual_due(&self) -> Option<DateTime<Utc>> {
-        self.pending.iter().filter(|run| run.manual).map(|run| run.due).min()
+        self.pending.iter().filter(|run| run.origin == Origin::Manual).map(|run| run.due).min()
     }
 }
 
 impl From<PendingRun> for RunningRun {
     fn from(run: PendingRun) -> Self {
-        let PendingRun { id, scheduled_time, attempt, manual, due: _ } = run;
-        RunningRun { id, scheduled_time, attempt, manual, coalesced: 0 }
+        let PendingRun { id, scheduled_time, attempt, origin, arguments, due: _ } = run;
+        RunningRun { id, scheduled_time, attempt, origin, coalesced: 0, arguments }
     }
 }

@@ -60,6 +60,7 @@ pub struct Plugin {
     digest: Arc<str>,
     functions: Vec<Function>,
     pre: InstancePre<State>,
+    pure: bool,
 }
 
 /// A function with its arguments, checked against each other.
@@ -118,8 +119,9 @@ impl Sandbox {
         inspect::check_bytes(bytes)?;
         let component = self.compile(digest, bytes)?;
         let functions = inspect::functions(&self.engine, &component)?;
+        let pure = component.component_type().imports(&self.engine).len() == 0;
         let pre = self.linker.instantiate_pre(&component).map_err(|e| refused(&e))?;
-        let plugin = Arc::new(Plugin { digest: digest.into(), functions, pre });
+        let plugin = Arc::new(Plugin { digest: digest.into(), functions, pre, pure });
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.uses += 1;
         let uses = loaded.uses;
@@ -217,6 +219,11 @@ impl Sandbox {
 impl Plugin {
     pub fn digest(&self) -> &Arc<str> {
         &self.digest
+    }
+
+    /// Whether it has no imports, so that its functions are functions of their arguments.
+    pub fn is_pure(&self) -> bool {
+        self.pure
     }
 
     /// Binds a job's arguments to the parameters of its function.

@@ -7,7 +7,9 @@ use crate::event::{Event, EventKind};
 use crate::executor::{Began, Executor, Report};
 use crate::job::Alias;
 use crate::run::{Outcome, RunId};
-use crate::store::{Change, Claim, Claimed, Finished, JobStore, Reply, Started, TURN_RUNS_MAX, Turn, Turned};
+use crate::store::{
+    Answer, Asked, Change, Claim, Claimed, Finished, JobStore, Reply, Started, TURN_RUNS_MAX, Turn, Turned,
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +27,8 @@ const TURN_CHANGES_MAX: usize = 256;
 const RETRY: TimeDelta = TimeDelta::seconds(10);
 /// How long a loop whose due jobs found no slot waits for other loops to give theirs back.
 const STARVED_RETRY: Duration = Duration::from_millis(10);
+/// Longest time that an idle loop sleeps; its next turn has the watchdog look at some jobs.
+const WATCH_EVERY: TimeDelta = TimeDelta::seconds(60);
 /// How long the news that a run has begun waits for company before it costs a commit of its own.
 const LINGER: Duration = Duration::from_millis(20);
 
@@ -39,6 +43,8 @@ pub struct Request {
 enum News {
     Started(Started),
     Ended(Box<Finished>, OwnedSemaphorePermit),
+    /// What a plugin answered that decides when a job fires; a turn asks a few of these.
+    Answered(Box<Change>),
 }
 
 /// The runs of one store that go on, to be cancelled.
@@ -69,6 +75,8 @@ impl Gathered {
             News::Started(started) => self.started.push(started),
             // The slot is free for this very turn.
             News::Ended(finished, _slot) => self.finished.push(*finished),
+            // Nobody waits for the reply.
+            News::Answered(change) => self.requests.push(Request { change: *change, reply: oneshot::channel().0 }),
         }
     }
 
@@ -139,11 +147,10 @@ impl Dispatcher {
         }
     }
 
+    /// Until something is due, or the watchdog wants a turn.
     async fn sleep_until(&self, due: Option<DateTime<Utc>>) {
-        match due {
-            Some(due) => self.shared.clock.sleep_until(due).await,
-            None => std::future::pending().await,
-        }
+        let watch = self.shared.clock.now() + WATCH_EVERY;
+        self.shared.clock.sleep_until(due.map_or(watch, |due| due.min(watch))).await;
     }
 
     /// A clock's sleep is a hint and may end early.
@@ -211,6 +218,9 @@ impl Dispatcher {
         for run in &turned.cancel {
             self.cancel(*run);
         }
+        for asked in turned.questions.drain(..) {
+            self.ask(asked, tell.clone());
+        }
         let left: usize = slots.values().map(|(_, permits)| permits.len()).sum();
         drop(slots);
         if left > 0 && !finished.is_empty() {
@@ -251,6 +261,33 @@ impl Dispatcher {
             let Report { started, ended, outcome, usage, plugin_digest, logs } = report;
             let finished = Finished { run, started, ended, outcome, usage, plugin_digest, logs };
             let _ = tell.send(News::Ended(Box::new(finished), permit));
+        });
+    }
+
+    /// Asks the plugin that decides when a job fires.
+    fn ask(&self, Asked { job, question }: Asked, tell: mpsc::UnboundedSender<News>) {
+        let executors = self.shared.executors.lock().unwrap_or_else(PoisonError::into_inner);
+        let executor = executors.get(&job.executor).map(|entry| entry.executor.clone());
+        let from = job.trigger.ask_from(self.shared.clock.now());
+        tokio::spawn(async move {
+            let asked = async {
+                let (Some(executor), Some(trigger)) = (executor, job.trigger.asked()) else {
+                    return Answer::Gone(format!("no executor `{}`", job.executor));
+                };
+                match executor.next_fire_time(trigger, question.previous, from).await {
+                    Ok(None) => Answer::Next(None),
+                    Ok(Some(at)) => {
+                        let next = job.trigger.accept(question.previous, from, at);
+                        next.map_or_else(Answer::Broken, Answer::Next)
+                    }
+                    Err(error @ Error::TriggerFailed(_)) => Answer::Broken(error.to_string()),
+                    Err(error) if error.is_host() => Answer::Broken(error.chain()),
+                    Err(error) => Answer::Gone(error.to_string()),
+                }
+            };
+            let broken = |_| Answer::Broken("the executor panicked".into());
+            let answer = AssertUnwindSafe(asked).catch_unwind().await.unwrap_or_else(broken);
+            let _ = tell.send(News::Answered(Box::new(Change::Answer { job, question, answer })));
         });
     }
 

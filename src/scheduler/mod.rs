@@ -6,20 +6,20 @@
 mod background;
 mod bus;
 mod dispatch;
+mod jobs;
+mod runs;
 
 pub use background::BackgroundScheduler;
 pub use bus::{EVENTS_MAX, Heard, ListenerId, Subscription};
 pub use dispatch::CHANGES_MAX;
+pub use jobs::BACKFILL_MAX;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind, EventMask};
 use crate::executor::Executor;
-use crate::func::PluginName;
-use crate::job::{Alias, Job, JobId, Status};
-use crate::run::{Run, RunId, RunLogs, RunState};
-use crate::store::{Change, Conflict, Counts, JobEntry, JobFilter, JobStore, List, Page, Reply, RunFilter};
-use crate::trigger::Trigger;
+use crate::job::{Alias, JobId, Status};
+use crate::store::{Change, Conflict, Counts, JobEntry, JobFilter, JobStore, Reply};
 use bus::Bus;
 use dispatch::{Dispatcher, Request, Running};
 use std::collections::BTreeMap;
@@ -276,148 +276,6 @@ impl Scheduler {
         self.record(EventKind::JobstoreRemoved, Some(alias.to_string())).await
     }
 
-    // --- jobs ---
-
-    /// Adds a job, checked as a whole first: its own rules, its executor, its function and arguments.
-    pub async fn add_job(&self, job: Job, options: AddOptions) -> Result<JobEntry> {
-        self.check(&job).await?;
-        let store = job.jobstore.clone();
-        let change = Change::Add { job: Box::new(job), paused: options.paused, conflict: options.conflict };
-        self.change_job(&store, change).await
-    }
-
-    /// Changes a job: all of it is checked, then all of it applies, or nothing. A changed trigger
-    /// recomputes the next run time. The id and the job store stay.
-    pub async fn modify_job(&self, id: &JobId, change: impl Fn(&mut Job)) -> Result<JobEntry> {
-        loop {
-            let entry = self.get_job(id).await?;
-            let base = entry.job.ok_or_else(|| Error::JobNotFound(id.clone()))?;
-            let mut job = (*base).clone();
-            change(&mut job);
-            (job.id, job.jobstore) = (base.id.clone(), base.jobstore.clone());
-            self.check(&job).await?;
-            let store = base.jobstore.clone();
-            match self.change_job(&store, Change::Modify { base, job: Box::new(job) }).await {
-                // Somebody else was faster: apply the change to what is there now.
-                Err(Error::JobChanged(_)) => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Gives a job another trigger.
-    pub async fn reschedule_job(&self, id: &JobId, trigger: Trigger) -> Result<JobEntry> {
-        self.modify_job(id, |job| job.trigger = trigger.clone()).await
-    }
-
-    pub async fn pause_job(&self, id: &JobId) -> Result<JobEntry> {
-        let store = self.store_of(id).await?;
-        self.change_job(&store, Change::Pause { id: id.clone() }).await
-    }
-
-    /// Fire times that the pause passed over are recorded as skipped, the next one is ahead.
-    pub async fn resume_job(&self, id: &JobId) -> Result<JobEntry> {
-        let store = self.store_of(id).await?;
-        self.change_job(&store, Change::Resume { id: id.clone() }).await
-    }
-
-    /// No further runs; runs that go on end, and then the job is gone.
-    pub async fn remove_job(&self, id: &JobId) -> Result<()> {
-        let store = self.store_of(id).await?;
-        self.change(&store, Change::Remove { id: id.clone() }).await.map(|_| ())
-    }
-
-    /// Removes the jobs of one store.
-    pub async fn remove_all_jobs(&self, store: &Alias) -> Result<()> {
-        self.change(store, Change::RemoveAll).await.map(|_| ())
-    }
-
-    /// Asks for one run now, whatever the trigger says. It starts when a slot is free and fewer than
-    /// `max_instances` runs go on.
-    pub async fn run_job(&self, id: &JobId) -> Result<RunId> {
-        let store = self.store_of(id).await?;
-        match self.change(&store, Change::Run { id: id.clone() }).await? {
-            Reply::Run(run) => Ok(run),
-            Reply::Job(_) | Reply::Done => Err(Error::JobNotFound(id.clone())),
-        }
-    }
-
-    pub async fn get_job(&self, id: &JobId) -> Result<JobEntry> {
-        for store in self.all_stores() {
-            if let Some(entry) = store.get_job(id).await? {
-                return Ok(entry);
-            }
-        }
-        Err(Error::JobNotFound(id.clone()))
-    }
-
-    /// Jobs of one store, by id.
-    pub async fn list_jobs(&self, store: &Alias, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>> {
-        self.store(store)?.list_jobs(filter, page).await
-    }
-
-    // --- runs ---
-
-    pub async fn get_run(&self, id: RunId) -> Result<Run> {
-        for store in self.all_stores() {
-            if let Some(run) = store.get_run(id).await? {
-                return Ok(run);
-            }
-        }
-        Err(Error::RunNotFound(id))
-    }
-
-    /// Runs of one store, newest first.
-    pub async fn list_runs(&self, store: &Alias, filter: &RunFilter, page: &Page) -> Result<List<Run>> {
-        self.store(store)?.list_runs(filter, page).await
-    }
-
-    pub async fn get_logs(&self, id: RunId) -> Result<RunLogs> {
-        for store in self.all_stores() {
-            if let Some(logs) = store.get_logs(id).await? {
-                return Ok(logs);
-            }
-        }
-        // A run that goes on has written nothing that could be shown yet.
-        self.get_run(id).await.map(|_| RunLogs::default())
-    }
-
-    /// Makes a run end; its outcome is `cancelled` unless it ended by itself first.
-    pub async fn cancel_run(&self, id: RunId) -> Result<()> {
-        let tokens = self.stores().values().find_map(|entry| lock(&entry.running).get(&id).cloned());
-        match tokens {
-            Some(token) => token.cancel(),
-            None => {
-                self.get_run(id).await?;
-                return Err(Error::RunEnded(id));
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until a run has ended. One that was asked for may still wait for its slot.
-    pub async fn wait_run(&self, id: RunId) -> Result<Run> {
-        let mask = EventKind::JobExecuted | EventKind::JobError | EventKind::SchedulerShutdown.into();
-        let mut events = self.subscribe(mask);
-        loop {
-            let run = self.get_run(id).await?;
-            if run.state == RunState::Ended {
-                return Ok(run);
-            }
-            loop {
-                match events.next().await {
-                    Some(Heard::Event(event)) if event.run_id == Some(id) => break,
-                    Some(Heard::Event(event)) if event.kind == EventKind::SchedulerShutdown => {
-                        return Err(Error::NotRunning);
-                    }
-                    Some(Heard::Event(_)) => {}
-                    Some(Heard::Lagged(_)) => break,
-                    None => return Err(Error::NotRunning),
-                }
-            }
-        }
-    }
-
     // --- events ---
 
     /// Calls `listener` for each event of the mask, after the commit that the event reports.
@@ -443,69 +301,7 @@ impl Scheduler {
         self.store(store)?.counts().await
     }
 
-    // --- plugins ---
-
-    /// A plugin was added or has another current version: jobs that no longer fit it are
-    /// quarantined, quarantined ones that fit it come back. Says how many of each.
-    pub async fn plugin_added(&self, name: &PluginName, digest: &str) -> Result<(usize, usize)> {
-        self.store_event(EventKind::PluginAdded, Some(format!("{name} {digest}"))).await?;
-        self.release_mended(&JobFilter { module: Some(name.clone()), ..JobFilter::default() }).await
-    }
-
-    pub async fn plugin_removed(&self, name: &PluginName) -> Result<()> {
-        self.store_event(EventKind::PluginRemoved, Some(name.to_string())).await
-    }
-
-    /// Checks the jobs of a filter against their executors again.
-    async fn release_mended(&self, filter: &JobFilter) -> Result<(usize, usize)> {
-        let (mut quarantined, mut released) = (0, 0);
-        let stores: Vec<(Alias, Arc<dyn JobStore>)> =
-            self.stores().iter().map(|(alias, entry)| (alias.clone(), entry.store.clone())).collect();
-        for (alias, store) in stores {
-            let mut page = Page { after: None, limit: crate::store::PAGE_MAX };
-            loop {
-                let list = store.list_jobs(filter, &page).await?;
-                for entry in list.items {
-                    let Some(job) = entry.job else { continue };
-                    let was = entry.state.quarantine.is_some();
-                    match self.check(&job).await {
-                        Ok(()) if was => {
-                            released += self.still_there(&alias, Change::Release { id: entry.id }).await?;
-                        }
-                        Err(error) if !was && !error.is_host() => {
-                            let reason = error.to_string();
-                            quarantined +=
-                                self.still_there(&alias, Change::Quarantine { id: entry.id, reason }).await?;
-                        }
-                        _ => {}
-                    }
-                }
-                page.after = list.next;
-                if page.after.is_none() {
-                    break;
-                }
-            }
-        }
-        Ok((quarantined, released))
-    }
-
-    /// Makes a change unless its job has left meanwhile. Says how many jobs that was.
-    async fn still_there(&self, store: &Alias, change: Change) -> Result<usize> {
-        match self.change(store, change).await {
-            Ok(_) => Ok(1),
-            Err(Error::JobNotFound(_)) => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
     // --- inside ---
-
-    /// Everything about a job that must hold before a store sees it.
-    async fn check(&self, job: &Job) -> Result<()> {
-        job.validate()?;
-        self.store(&job.jobstore)?;
-        self.executor(&job.executor)?.check(job).await
-    }
 
     fn executor(&self, alias: &Alias) -> Result<Arc<dyn Executor>> {
         let executors = lock(&self.0.executors);

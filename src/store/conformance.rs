@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::event::EventKind;
-use crate::job::{Alias, Coalesce, Job, JobId, Retry, Status};
+use crate::job::{Alias, Coalesce, Job, JobId, Origin, Retry, Status};
 use crate::run::{LogLevel, LogLine, Outcome, OutcomeKind, RunId, RunLogs, RunState, Usage};
 use crate::trigger::Trigger;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -287,7 +287,9 @@ async fn a_quarantined_job_is_kept_whatever_it_waits_for<S: JobStore>(bench: &Be
 
 async fn a_promised_run_ends_even_if_its_job_is_removed<S: JobStore>(bench: &Bench<S>) {
     bench.add(every_ten("a")).await;
-    let Ok(Reply::Run(run)) = bench.change(1, Change::Run { id: id("a") }).await else { panic!("asked for") };
+    let Ok(Reply::Run(run)) = bench.change(1, Change::Run { id: id("a"), arguments: None }).await else {
+        panic!("asked for")
+    };
     let waiting = bench.store.get_run(run).await.expect("a read").expect("it is known at once");
     assert_eq!(waiting.state, RunState::Claimed);
     bench.change(2, Change::Remove { id: id("a") }).await.expect("removed");
@@ -321,16 +323,23 @@ async fn a_fine_clock_claims_each_fire_time_once<S: JobStore>(bench: &Bench<S>) 
 async fn a_run_asked_for_starts_even_when_paused<S: JobStore>(bench: &Bench<S>) {
     bench.add(Job { coalesce: Coalesce::All, ..every_ten("a") }).await;
     bench.change(0, Change::Pause { id: id("a") }).await.expect("paused");
-    let Ok(Reply::Run(run)) = bench.change(1, Change::Run { id: id("a") }).await else { panic!("asked for") };
+    let Ok(Reply::Run(run)) = bench.change(1, Change::Run { id: id("a"), arguments: None }).await else {
+        panic!("asked for")
+    };
     let turned = bench.turn(20, Turn { claim: Claim::Manual, ..Turn::default() }).await;
     assert_eq!(turned.claimed.len(), 1);
-    assert_eq!((turned.claimed[0].run.id, turned.claimed[0].run.manual), (run, true));
-    let Ok(Reply::Run(_)) = bench.change(21, Change::Run { id: id("a") }).await else { panic!("asked for") };
+    assert_eq!((turned.claimed[0].run.id, turned.claimed[0].run.origin), (run, Origin::Manual));
+    let Ok(Reply::Run(_)) = bench.change(21, Change::Run { id: id("a"), arguments: None }).await else {
+        panic!("asked for")
+    };
     let full = bench.turn(22, Turn { claim: Claim::Manual, ..Turn::default() }).await;
     assert!(full.claimed.is_empty(), "max_instances holds for runs that are asked for");
     bench.end(23, run, value()).await;
     assert_eq!(bench.turn(24, Turn { claim: Claim::Manual, ..Turn::default() }).await.claimed.len(), 1);
-    assert!(matches!(bench.change(25, Change::Run { id: id("none") }).await, Err(Error::JobNotFound(_))));
+    assert!(matches!(
+        bench.change(25, Change::Run { id: id("none"), arguments: None }).await,
+        Err(Error::JobNotFound(_))
+    ));
 }
 
 async fn a_job_changed_at_the_same_time_is_not_overwritten<S: JobStore>(bench: &Bench<S>) {

@@ -12,7 +12,7 @@ pub use memory::{MemoryPluginStore, MemoryStore};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
-use crate::job::{Alias, Job, JobId, JobState, Status};
+use crate::job::{Alias, Arguments, Job, JobId, JobState, Question, Status};
 use crate::plugin::Plugin;
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
 use async_trait::async_trait;
@@ -109,9 +109,28 @@ pub enum Change {
     Resume {
         id: JobId,
     },
-    /// One run as soon as a slot is free, paused or not. Waits while `max_instances` runs go.
+    /// One run as soon as a slot is free, paused or not, with the job's arguments or others. Waits
+    /// while `max_instances` runs go.
     Run {
         id: JobId,
+        arguments: Option<Arc<Arguments>>,
+    },
+    /// Ends a run that waits for its time or a slot. One that goes on is cancelled where it runs.
+    Cancel {
+        run: RunId,
+    },
+    /// One run for each fire time of a past range, from its beginning to before its end, as slots
+    /// and `max_instances` allow and nothing else is due; without a range, the backfill that goes on
+    /// ends.
+    Backfill {
+        id: JobId,
+        range: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    },
+    /// What a plugin answered that decides when a job fires.
+    Answer {
+        job: Arc<Job>,
+        question: Question,
+        answer: Answer,
     },
     Quarantine {
         id: JobId,
@@ -125,6 +144,24 @@ pub enum Change {
     Record {
         event: Box<Event>,
     },
+}
+
+/// A question to a plugin that decides when a job fires.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub job: Arc<Job>,
+    pub question: Question,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// The next fire time, or none any more.
+    Next(Option<DateTime<Utc>>),
+    /// It failed, or answered what cannot be: the job is paused, with this reason.
+    Broken(String),
+    /// There is nobody to ask: the job is quarantined.
+    Gone(String),
 }
 
 /// The answer to one change.
@@ -143,6 +180,8 @@ pub struct Turned {
     pub replies: Vec<Result<Reply>>,
     /// Runs to start now.
     pub claimed: Vec<Claimed>,
+    /// Plugins to ask, each for the next fire time of one job; a [`Change::Answer`] is owed for each.
+    pub questions: Vec<Asked>,
     /// Runs to cancel, because their job's overlap policy wants their place.
     pub cancel: Vec<RunId>,
     /// Events of this turn, in order, to be published now.

@@ -76,6 +76,7 @@ impl Trigger {
                 let (units, at) = (calendar.units_text(), time_text(calendar.at));
                 format!("every {units} at {at}{from}{zone}{}", clock_changes(calendar.dst))
             }
+            Rule::Plugin(asked) => format!("when the plugin function `{}` says", asked.func),
             Rule::Or(triggers) => all(triggers, "; or "),
             Rule::And(and) => format!("whenever all of these agree: {}", all(&and.triggers, "; ")),
             Rule::Except(except) => {

@@ -335,7 +335,7 @@ pub(super) fn number(text: &str) -> Result<u32, String> {
 }
 
 /// A number below `below` that depends on the key and on what it is for alone, for ever.
-pub(super) fn spread(key: &str, what_for: &[u8], below: u64) -> u64 {
+pub(crate) fn spread(key: &str, what_for: &[u8], below: u64) -> u64 {
     let hash = Sha256::new().chain_update(key).chain_update([0]).chain_update(what_for).finalize();
     let hash = hash.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     ((u128::from(hash) * u128::from(below)) >> 64) as u64

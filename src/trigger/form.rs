@@ -6,7 +6,8 @@ use super::cron::{Cron, CronFields, Dialect, Dst, Written};
 use super::english::weekday_set;
 use super::field::WEEKDAYS;
 use super::instant::{parse_civil, parse_date, parse_time, parse_time_of_day};
-use super::{CalendarInterval, Rule, Trigger, Zone, sets};
+use super::{AskedTrigger, CalendarInterval, Rule, Trigger, Zone, sets};
+use crate::func::FuncRef;
 use crate::invalid::Invalid;
 use crate::job::optional_seconds;
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
@@ -27,6 +28,7 @@ pub(super) enum Kind {
     Or,
     And,
     Except,
+    Plugin,
 }
 
 /// Every key of every kind; [`Form::into_trigger`] refuses those that do not belong to its kind.
@@ -65,6 +67,11 @@ pub(super) struct Form {
     /// Days, ranges and weekdays as text, triggers as objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exclude: Option<Vec<FormOrText>>,
+    /// What decides, if the times are a plugin's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub func: Option<FuncRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<String>,
     /// Triggers within this one are in the same zone unless they say another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<Zone>,
@@ -99,7 +106,7 @@ impl Form {
     pub fn into_trigger(self, zone: Zone) -> Result<Trigger, Invalid> {
         let kind = self.kind.ok_or_else(|| {
             Invalid::new("trigger", "", "`type` is missing")
-                .hint("it is date, interval, cron, calendar_interval, or, and, except")
+                .hint("it is date, interval, cron, calendar_interval, or, and, except, plugin")
         })?;
         self.refuse_strangers(kind)?;
         // The days that an `except` leaves out are those of its trigger.
@@ -144,6 +151,10 @@ impl Form {
                 start_date: self.start_date,
                 dst,
             }),
+            Kind::Plugin => Rule::Plugin(Box::new(AskedTrigger {
+                func: self.func.ok_or_else(|| missing("func"))?,
+                parameters: self.parameters.unwrap_or_default(),
+            })),
             Kind::Or => Rule::Or(parts(self.triggers)?),
             Kind::And => Rule::And(Box::new(And::new(parts(self.triggers)?))),
             Kind::Except => {
@@ -164,8 +175,10 @@ impl Form {
 
     /// A key of another kind is a mistake, not something to pass over.
     fn refuse_strangers(&self, kind: Kind) -> Result<(), Invalid> {
-        use Kind::{And, CalendarInterval, Cron, Date, Except, Interval, Or};
-        let keys: [(&str, bool, &[Kind]); 16] = [
+        use Kind::{And, CalendarInterval, Cron, Date, Except, Interval, Or, Plugin};
+        let keys: [(&str, bool, &[Kind]); 18] = [
+            ("func", self.func.is_some(), &[Plugin]),
+            ("parameters", self.parameters.is_some(), &[Plugin]),
             ("at", self.at.is_some(), &[Date, CalendarInterval]),
             ("every", self.every.is_some(), &[Interval]),
             ("expr", self.expr.is_some(), &[Cron]),
@@ -244,6 +257,11 @@ impl From<&Trigger> for Form {
                     ..Form::new(Kind::CalendarInterval)
                 }
             }
+            Rule::Plugin(asked) => Form {
+                func: Some(asked.func.clone()),
+                parameters: Some(asked.parameters.clone()).filter(|text| !text.is_empty()),
+                ..Form::new(Kind::Plugin)
+            },
             Rule::Or(triggers) => Form { triggers: parts(triggers), ..Form::new(Kind::Or) },
             Rule::And(and) => Form { triggers: parts(&and.triggers), ..Form::new(Kind::And) },
             Rule::Except(except) => {

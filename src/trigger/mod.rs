@@ -8,6 +8,7 @@
 //! them, `combine` where a trigger is made of others; `normal`, `describe` and `explain` say what was
 //! understood.
 
+mod asked;
 mod calendar;
 mod combine;
 mod cron;
@@ -23,10 +24,12 @@ mod sets;
 mod text;
 mod zone;
 
+pub use asked::AskedTrigger;
 pub use calendar::CalendarInterval;
 pub use combine::Exclusion;
 pub use cron::{CronFields, Dialect, Dst};
 pub use explain::{ClockChange, Explanation, OffsetChange};
+pub(crate) use field::spread;
 pub(crate) use instant::duration_text;
 pub use instant::{parse_duration, parse_time};
 pub use search::{NextTime, SEARCH_STEPS_MAX};
@@ -84,6 +87,8 @@ enum Rule {
     Or(Vec<Trigger>),
     And(Box<And>),
     Except(Box<Except>),
+    /// Whenever a plugin says.
+    Plugin(Box<AskedTrigger>),
 }
 
 impl From<Rule> for Trigger {
@@ -257,6 +262,10 @@ impl Trigger {
             return Err(Invalid::new("trigger", "", "a trigger within another has no jitter and no max_runs")
                 .hint("give them to the outermost one"));
         }
+        if depth > 1 && self.asked().is_some() {
+            return Err(Invalid::new("trigger", "", "a plugin's trigger cannot be part of another")
+                .hint("combine the times within the plugin"));
+        }
         let mut instants = vec![self.start, self.end];
         match &self.rule {
             Rule::Date(at) => instants.push(*at),
@@ -269,6 +278,7 @@ impl Trigger {
                 return Err(Invalid::new("interval", given, "it must be whole microseconds"));
             }
             Rule::Calendar(calendar) => calendar.validate()?,
+            Rule::Plugin(asked) => asked.validate()?,
             Rule::Or(triggers) if triggers.len() < 2 => return Err(too_few("or")),
             Rule::And(and) if and.triggers.len() < 2 => return Err(too_few("and")),
             _ => {}
@@ -296,7 +306,7 @@ impl Trigger {
                 let today = sets::date_of(self.timezone.civil_seconds(from));
                 calendar.start_date = Some(calendar.start_date.unwrap_or(today));
             }
-            Rule::Cron(_) => {}
+            Rule::Cron(_) | Rule::Plugin(_) => {}
             Rule::Or(_) | Rule::And(_) | Rule::Except(_) => return self.map_parts(|part| part.anchored(now)),
         }
         self

@@ -109,6 +109,8 @@ impl Trigger {
             }
             Rule::And(and) => and.search(from, steps),
             Rule::Except(except) => except.search(self.timezone, from, steps),
+            // It is asked elsewhere.
+            Rule::Plugin(_) => NextTime::Never,
         };
         match next {
             NextTime::At(at) | NextTime::NotBefore(at) if at > latest() || self.end.is_some_and(|end| at > end) => {

@@ -6,6 +6,7 @@
 //! cron 30 2 * * mon-fri                   cron day='last fri' hour='17'
 //! quartz 0 30 2 ? * 2-6                   (cron 0 9 * * *) or (cron 30 17 * * fri)
 //! (cron 0 9 * * *) except 2026-12-24..2027-01-02, sun
+//! plugin moon:next-fire-time with "full"
 //! … in Europe/Berlin dst wall start 2027-01-01T00:00:00Z end … jitter 30s max-runs 5
 //! ```
 //!
@@ -201,6 +202,12 @@ impl<'a> Parser<'a> {
             ["cron" | "crontab", words @ ..] => Ok(line(words, Dialect::Crontab)),
             ["quartz", words @ ..] => Ok(line(words, Dialect::Quartz)),
             ["apscheduler", words @ ..] => Ok(line(words, Dialect::Apscheduler)),
+            ["plugin", func] => Ok(Form { func: Some(func.parse()?), ..Form::new(Kind::Plugin) }),
+            ["plugin", func, "with", parameters] => {
+                let parameters = serde_json::from_str(parameters)
+                    .map_err(|_| self.bad("what follows `with` is not one quoted text").hint("`with \"…\"`"))?;
+                Ok(Form { func: Some(func.parse()?), parameters: Some(parameters), ..Form::new(Kind::Plugin) })
+            }
             [every, duration @ ..] if every.eq_ignore_ascii_case("@every") => {
                 let every = Some(parse_duration(&duration.join(" "))?);
                 Ok(Form { every, ..Form::new(Kind::Interval) })
@@ -339,6 +346,12 @@ impl Trigger {
                 write!(f, "every {}", calendar.units_text())?;
                 write!(f, " at {}", time_text(calendar.at))?;
                 calendar.start_date.map_or(Ok(()), |date| write!(f, " from {date}"))?;
+            }
+            Rule::Plugin(asked) => {
+                write!(f, "plugin {}", asked.func)?;
+                if !asked.parameters.is_empty() {
+                    write!(f, " with {}", asked.parameters_text())?;
+                }
             }
             Rule::Or(triggers) => self.print_joined(f, triggers, "or")?,
             Rule::And(and) => self.print_joined(f, &and.triggers, "and")?,

@@ -126,7 +126,10 @@ fn jobs_are_added_listed_run_and_removed_without_a_daemon() {
     assert_eq!(home.json(&["job", "list"])["items"][0]["id"], "a");
     assert_eq!(home.json(&["job", "list", "--tag", "team=y"])["items"].as_array().unwrap().len(), 0);
     let run = home.json(&["job", "run", "a", "--wait"]);
-    assert_eq!((&run["state"], &run["outcome"]["value"], &run["manual"]), (&"ended".into(), &2.into(), &true.into()));
+    assert_eq!(
+        (&run["state"], &run["outcome"]["value"], &run["origin"]),
+        (&"ended".into(), &2.into(), &"manual".into())
+    );
     assert_eq!(home.json(&["job", "history", "a"])["items"][0]["id"], run["id"]);
     assert_eq!(home.json(&["run", "show", run["id"].as_str().unwrap()])["plugin_digest"].as_str().unwrap().len(), 64);
     assert_eq!(home.json(&["job", "pause", "a"])["next_run_time"], Value::Null);

@@ -298,7 +298,7 @@ async fn a_neighbour_is_on_time_while_guests_spin() {
     registry.add("spin".parse().unwrap(), None, spin).await.unwrap();
     registry.add("echo".parse().unwrap(), None, ECHO_U64.clone()).await.unwrap();
     let options = AsyncOptions { slots: 8, threads: 2 };
-    let executor = Arc::new(AsyncExecutor::new(sandbox, plugins, clock.clone(), &options).unwrap());
+    let executor = Arc::new(AsyncExecutor::new(PluginHost::new(sandbox, plugins, clock.clone()), &options).unwrap());
     let scheduler = Scheduler::new(clock);
     scheduler.add_executor(Alias::default(), executor).await.unwrap();
     scheduler.add_jobstore(Alias::default(), Arc::new(MemoryStore::new(Alias::default(), "n"))).await.unwrap();

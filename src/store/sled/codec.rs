@@ -1,9 +1,10 @@
 //! How values look on disk: a checksum before everything, hot rows of a few dozen bytes, and blocks
 //! of many small entries, because sled never gives back the space of a large value.
 
-use crate::job::{Carried, JobState, PendingRun, RemoveReason, RunningRun};
+use crate::job::{Arguments, Backfill, Carried, JobState, Origin, PendingRun, Question, RemoveReason, RunningRun};
 use crate::run::RunId;
 use chrono::{DateTime, Utc};
+use std::sync::Arc;
 use ulid::Ulid;
 
 /// Largest value written, checksum included.
@@ -11,7 +12,11 @@ pub const VALUE_MAX: usize = 4096;
 const CHECKSUM: usize = 4;
 /// Largest entry of a block, so that one always fits.
 pub const ENTRY_MAX: usize = VALUE_MAX - CHECKSUM - 3;
-const HOT_VERSION: u8 = 2;
+const HOT_VERSION: u8 = 3;
+/// Bits of an attempt's number that say something else.
+const MANUAL: u32 = 1 << 31;
+const BACKFILL: u32 = 1 << 30;
+const ARGUMENTS: u32 = 1 << 29;
 
 /// `payload` behind its checksum.
 pub fn seal(payload: &[u8]) -> Vec<u8> {
@@ -108,7 +113,9 @@ pub fn encode_state(state: &JobState) -> Vec<u8> {
         Some(RemoveReason::Removed) => 4,
     };
     row.push(HOT_VERSION);
-    row.push(u8::from(state.paused) | leaving);
+    let late = if state.late { 8 } else { 0 };
+    let question = if state.question.is_some() { 16 } else { 0 };
+    row.push(u8::from(state.paused) | leaving | late | question);
     put_time(&mut row, state.next_run_time);
     put_time(&mut row, state.backlog_until);
     row.extend_from_slice(&state.carried.missed.to_le_bytes());
@@ -117,22 +124,29 @@ pub fn encode_state(state: &JobState) -> Vec<u8> {
     put_time(&mut row, state.carried.last_missed);
     row.extend_from_slice(&state.started.to_le_bytes());
     row.extend_from_slice(&state.failures.to_le_bytes());
+    put_time(&mut row, state.expected_by);
+    put_time(&mut row, state.question.and_then(|question| question.previous));
+    put_time(&mut row, state.backfill.map(|backfill| backfill.next));
+    if let Some(backfill) = state.backfill {
+        put_time(&mut row, Some(backfill.until));
+    }
     row.push(state.running.len() as u8);
     for run in &state.running {
-        put_attempt(&mut row, run.id, run.scheduled_time, run.attempt, run.manual);
+        put_attempt(&mut row, (run.id, run.scheduled_time, run.attempt), run.origin, run.arguments.is_some());
         row.extend_from_slice(&run.coalesced.to_le_bytes());
     }
     row.push(state.pending.len() as u8);
     for run in &state.pending {
-        put_attempt(&mut row, run.id, run.scheduled_time, run.attempt, run.manual);
+        put_attempt(&mut row, (run.id, run.scheduled_time, run.attempt), run.origin, run.arguments.is_some());
         put_time(&mut row, Some(run.due));
     }
     row.extend_from_slice(state.quarantine.as_deref().unwrap_or_default().as_bytes());
     row
 }
 
-/// The state in a row, or `None` if the row is not one of ours.
-pub fn decode_state(row: &[u8]) -> Option<JobState> {
+/// The state in a row, or `None` if the row is not one of ours. Arguments that runs have of their own
+/// are found by `arguments`.
+pub fn decode_state(row: &[u8], mut arguments: impl FnMut(RunId) -> Option<Arc<Arguments>>) -> Option<JobState> {
     let mut row = Reader(row);
     let version = row.byte()?;
     if !(1..=HOT_VERSION).contains(&version) {
@@ -157,17 +171,29 @@ pub fn decode_state(row: &[u8]) -> Option<JobState> {
         // Version 1 did not count them.
         started: if version == 1 { 0 } else { u64::from_le_bytes(row.take()?) },
         failures: u32::from_le_bytes(row.take()?),
+        late: flags & 8 != 0,
         ..JobState::default()
     };
+    if version >= 3 {
+        state.expected_by = row.time()?;
+        let previous = row.time()?;
+        state.question = (flags & 16 != 0).then_some(Question { previous });
+        if let Some(next) = row.time()? {
+            state.backfill = Some(Backfill { next, until: row.time()?? });
+        }
+    }
+    let mut arguments = |id, own: bool| if own { arguments(id) } else { None };
     for _ in 0..row.byte()? {
-        let (id, scheduled_time, attempt, manual) = row.attempt()?;
+        let ((id, scheduled_time, attempt), origin, own) = row.attempt()?;
         let coalesced = u64::from_le_bytes(row.take()?);
-        state.running.push(RunningRun { id, scheduled_time, attempt, manual, coalesced });
+        let arguments = arguments(id, own);
+        state.running.push(RunningRun { id, scheduled_time, attempt, origin, coalesced, arguments });
     }
     for _ in 0..row.byte()? {
-        let (id, scheduled_time, attempt, manual) = row.attempt()?;
+        let ((id, scheduled_time, attempt), origin, own) = row.attempt()?;
         let due = row.time()??;
-        state.pending.push(PendingRun { id, scheduled_time, attempt, due, manual });
+        let arguments = arguments(id, own);
+        state.pending.push(PendingRun { id, scheduled_time, attempt, due, origin, arguments });
     }
     let reason = std::str::from_utf8(row.0).ok()?;
     state.quarantine = (!reason.is_empty()).then(|| reason.to_owned());
@@ -178,10 +204,19 @@ fn put_time(row: &mut Vec<u8>, time: Option<DateTime<Utc>>) {
     row.extend_from_slice(&time.map_or(i64::MIN, |time| time.timestamp_micros()).to_le_bytes());
 }
 
-fn put_attempt(row: &mut Vec<u8>, id: RunId, scheduled_time: DateTime<Utc>, attempt: u32, manual: bool) {
+/// A run's id, its scheduled time, and the number of its attempt.
+type Attempt = (RunId, DateTime<Utc>, u32);
+
+fn put_attempt(row: &mut Vec<u8>, (id, scheduled_time, attempt): Attempt, origin: Origin, own_arguments: bool) {
     row.extend_from_slice(&id.0.to_bytes());
     put_time(row, Some(scheduled_time));
-    row.extend_from_slice(&(attempt | u32::from(manual) << 31).to_le_bytes());
+    let origin = match origin {
+        Origin::Trigger => 0,
+        Origin::Manual => MANUAL,
+        Origin::Backfill => BACKFILL,
+    };
+    let arguments = if own_arguments { ARGUMENTS } else { 0 };
+    row.extend_from_slice(&(attempt | origin | arguments).to_le_bytes());
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -202,11 +237,17 @@ impl Reader<'_> {
         if micros == i64::MIN { Some(None) } else { DateTime::from_timestamp_micros(micros).map(Some) }
     }
 
-    fn attempt(&mut self) -> Option<(RunId, DateTime<Utc>, u32, bool)> {
+    fn attempt(&mut self) -> Option<(Attempt, Origin, bool)> {
         let id = RunId(Ulid::from_bytes(self.take()?));
         let scheduled_time = self.time()??;
         let bits = u32::from_le_bytes(self.take()?);
-        Some((id, scheduled_time, bits & !(1 << 31), bits >> 31 == 1))
+        let origin = match bits {
+            bits if bits & MANUAL != 0 => Origin::Manual,
+            bits if bits & BACKFILL != 0 => Origin::Backfill,
+            _ => Origin::Trigger,
+        };
+        let attempt = bits & !(MANUAL | BACKFILL | ARGUMENTS);
+        Some(((id, scheduled_time, attempt), origin, bits & ARGUMENTS != 0))
     }
 }
 
@@ -217,14 +258,15 @@ mod tests {
 
     #[test]
     fn the_largest_row_fits_a_value() {
-        let running =
-            RunningRun { id: RunId(Ulid(1)), scheduled_time: time(1), attempt: 1, manual: false, coalesced: 1 };
-        let pending =
-            PendingRun { id: RunId(Ulid(1)), scheduled_time: time(1), attempt: 1, due: time(1), manual: true };
+        let (id, origin, arguments) = (RunId(Ulid(1)), Origin::Backfill, Some(Arc::default()));
+        let (scheduled_time, attempt, due) = (time(1), 1, time(1));
+        let pending = PendingRun { id, scheduled_time, attempt, due, origin, arguments };
+        let running = RunningRun { coalesced: 1, ..pending.clone().into() };
         let state = JobState {
             running: vec![running; crate::job::MAX_INSTANCES_MAX as usize],
             pending: vec![pending; crate::store::table::PENDING_MAX],
             quarantine: Some("x".repeat(420)),
+            backfill: Some(Backfill { next: time(1), until: time(2) }),
             ..JobState::default()
         };
         assert!(seal(&encode_state(&state)).len() <= VALUE_MAX);
@@ -237,10 +279,20 @@ mod tests {
     proptest! {
         #[test]
         fn a_state_survives_its_row(
-            paused: bool, leaving in 0usize..3, next in proptest::option::of(0i64..7_000_000_000_000_000),
-            carried: u64, failures: u32, runs in proptest::collection::vec((any::<u128>(), 0i64..1_000_000_000, 0u32..1000, any::<bool>()), 0..20),
-            quarantine in proptest::option::of("[a-z ]{1,40}"),
+            paused: bool, late: bool, leaving in 0usize..3, next in proptest::option::of(0i64..7_000_000_000_000_000),
+            carried: u64, failures: u32,
+            runs in proptest::collection::vec((any::<u128>(), 0i64..1_000_000_000, 0u32..1000, 0usize..3, any::<bool>()), 0..20),
+            quarantine in proptest::option::of("[a-z ]{1,40}"), question: bool, backfill: bool,
         ) {
+            let own = Arc::new(Arguments { args: vec![1.into()], ..Arguments::default() });
+            let pending = |(id, at, attempt, origin, arguments): &(u128, i64, u32, usize, bool)| PendingRun {
+                id: RunId(Ulid(*id)),
+                scheduled_time: time(*at),
+                attempt: *attempt,
+                due: time(at + 5),
+                origin: [Origin::Trigger, Origin::Manual, Origin::Backfill][*origin],
+                arguments: arguments.then(|| own.clone()),
+            };
             let state = JobState {
                 paused,
                 quarantine,
@@ -250,19 +302,19 @@ mod tests {
                 backlog_until: next.map(time),
                 started: carried,
                 failures,
-                running: runs.iter().map(|(id, at, attempt, manual)| RunningRun {
-                    id: RunId(Ulid(*id)), scheduled_time: time(*at), attempt: *attempt, manual: *manual, coalesced: carried,
-                }).collect(),
-                pending: runs.iter().map(|(id, at, attempt, manual)| PendingRun {
-                    id: RunId(Ulid(*id)), scheduled_time: time(*at), attempt: *attempt, due: time(at + 5), manual: *manual,
-                }).collect(),
+                running: runs.iter().map(|run| RunningRun { coalesced: carried, ..pending(run).into() }).collect(),
+                pending: runs.iter().map(pending).collect(),
+                question: question.then_some(Question { previous: next.map(time) }),
+                backfill: backfill.then_some(Backfill { next: time(7), until: time(9) }),
+                expected_by: next.map(time),
+                late,
             };
-            prop_assert_eq!(decode_state(&encode_state(&state)), Some(state));
+            prop_assert_eq!(decode_state(&encode_state(&state), |_| Some(own.clone())), Some(state));
         }
 
         #[test]
         fn any_bytes_as_a_row_or_a_block_end_without_panic(bytes: Vec<u8>) {
-            let _ = decode_state(&bytes);
+            let _ = decode_state(&bytes, |_| None);
             let _ = unpack(&bytes);
             let _ = unseal(&bytes);
             let _ = piece_of(&bytes);

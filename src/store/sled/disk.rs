@@ -36,7 +36,12 @@ pub const LOG: usize = 4;
 /// What is too large for a block: outputs, logs, backtraces, in pieces.
 pub const DETAIL: usize = 5;
 pub const PLUGIN: usize = 6;
-const NAMES: [&str; 7] = ["meta", "job", "hot", "run", "log", "detail", "plugin"];
+/// Arguments of runs that wait or go on, where they are not their job's, in pieces.
+pub const ARGUMENTS: usize = 7;
+/// Listeners that are told of stored events, and how far they are, in pieces.
+pub const LISTENER: usize = 8;
+const TREES: usize = 9;
+const NAMES: [&str; TREES] = ["meta", "job", "hot", "run", "log", "detail", "plugin", "arguments", "listener"];
 
 const FORMAT_KEY: &[u8] = b"format";
 const SUM_KEY: &[u8] = b"sum";
@@ -49,7 +54,7 @@ pub const OPENER: &str = "sandclock-store";
 /// Rows to write, the last write of a key wins; `None` removes it.
 #[derive(Default)]
 pub struct Writes {
-    rows: [BTreeMap<Vec<u8>, Option<Vec<u8>>>; 7],
+    rows: [BTreeMap<Vec<u8>, Option<Vec<u8>>>; TREES],
     /// Keys of DETAIL whose pieces are to go; resolved before the commit.
     pub remove_pieces: Vec<Vec<u8>>,
 }
@@ -65,7 +70,7 @@ impl Writes {
 }
 
 pub struct Disk {
-    trees: [Tree; 7],
+    trees: [Tree; TREES],
     db: Db,
     file: File,
     /// Where the number of the last commit is noted.
@@ -170,7 +175,7 @@ impl Disk {
         for name in NAMES {
             trees.push(open_tree(name)?);
         }
-        let trees: [Tree; 7] = trees.try_into().map_err(|_| damaged(dir, "a tree is missing"))?;
+        let trees: [Tree; TREES] = trees.try_into().map_err(|_| damaged(dir, "a tree is missing"))?;
         let file = File::options().read(true).open(dir.join("db")).map_err(io("cannot open"))?;
         for name in ["conf", "db"] {
             File::open(dir.join(name)).and_then(|file| file.sync_all()).map_err(io("cannot sync"))?;

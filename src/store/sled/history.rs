@@ -5,12 +5,13 @@ use super::codec::{ENTRY_MAX, Packer, pieces, prefix, seal, unpack, unseal};
 use super::disk::{DETAIL, Disk, LOG, RUN, Writes};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
-use crate::job::{Alias, JobId, RemoveReason};
+use crate::job::{Alias, Arguments, JobId, RemoveReason};
 use crate::run::{Outcome, Run, RunId, RunLogs, RunState, Usage};
 use crate::store::Retention;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 /// A run longer than this as JSON keeps its outcome's data apart.
 const INLINE_MAX: usize = 2048;
@@ -60,6 +61,8 @@ struct Detail {
     logs: RunLogs,
     /// Present if the run in its block has only the outcome's kind.
     outcome: Option<Outcome>,
+    #[serde(default)]
+    arguments: Option<Arc<Arguments>>,
 }
 
 /// The parts of a stored run that the index needs.
@@ -145,8 +148,9 @@ impl History {
             let large = entry.len() > INLINE_MAX;
             let detail = large || !logs.is_empty();
             if detail {
-                let outcome = if large { run.outcome.clone() } else { None };
-                let bytes = json(&Detail { logs: logs.clone(), outcome })?;
+                let (outcome, arguments) =
+                    if large { (run.outcome.clone(), run.arguments.clone()) } else { (None, None) };
+                let bytes = json(&Detail { logs: logs.clone(), outcome, arguments })?;
                 for (key, value) in pieces(&run.id.0.to_bytes(), &bytes) {
                     writes.put(DETAIL, key, value);
                 }
@@ -252,10 +256,10 @@ impl History {
         let Some(mut run) = read_block(disk, place.block)?.into_iter().find(|run| run.id == id) else {
             return Err(unreadable());
         };
-        if place.detail
-            && let Some(outcome) = read_detail(disk, id)?.outcome
-        {
-            run.outcome = Some(outcome);
+        if place.detail {
+            let Detail { outcome, arguments, .. } = read_detail(disk, id)?;
+            run.outcome = outcome.or(run.outcome);
+            run.arguments = arguments.or(run.arguments);
         }
         Ok(Some(run))
     }
@@ -372,6 +376,7 @@ fn read_detail(disk: &Disk, id: RunId) -> Result<Detail> {
 /// The run with no more of its outcome than its kind and the beginning of its error.
 fn slim(run: &Run) -> Run {
     let mut run = run.clone();
+    run.arguments = None;
     let short = |text: &str| text.chars().take(200).collect::<String>();
     match &mut run.outcome {
         Some(Outcome::Succeeded { value }) => *value = serde_json::json!({ "cut": true }),

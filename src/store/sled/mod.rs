@@ -28,13 +28,13 @@ use super::{
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
-use crate::job::{Alias, Job, JobId};
+use crate::job::{Alias, Arguments, Job, JobId};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use codec::{decode_state, encode_state, piece_of, pieces, prefix, seal, unseal};
-use disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes};
+use disk::{ARGUMENTS, DirLock, Disk, HOT, JOB, PLUGIN, Writes};
 use history::History;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -87,6 +87,8 @@ struct Open {
     /// Plugins or definitions of jobs changed since the last export, and when that was.
     changed: bool,
     exported: DateTime<Utc>,
+    /// What opening the store recorded, to be told of by the first turn.
+    unheard: Vec<Event>,
     /// Runs that the turn under way claimed and ended: what to take back if it fails.
     claimed: Vec<RunId>,
     ended: Vec<RunId>,
@@ -113,6 +115,7 @@ impl SledStore {
         let mut open = Open::load(home, &options, now)?;
         let (events, delta) = open.table.adopt(&HashSet::new(), now);
         open.keep(now, &events, &delta)?;
+        open.unheard = events;
         if export::is_due(home, now) {
             open.export(home, now);
         }
@@ -176,14 +179,19 @@ impl Open {
         let mut table = Table::new(options.alias.clone(), options.node.clone(), super::entropy());
         table.restore_seq(history.last_seq());
         let mut definitions = joined(&disk, JOB)?;
+        let arguments = joined(&disk, ARGUMENTS)?;
+        let arguments = |id: RunId| {
+            let bytes = arguments.get(id.0.to_bytes().as_slice())?;
+            serde_json::from_slice::<Arguments>(bytes).ok().map(Arc::new)
+        };
         for row in disk.rows(HOT) {
             let (key, value) = row?;
             let id = std::str::from_utf8(&key).ok().and_then(|id| id.parse::<JobId>().ok());
-            let state = unseal(&value).and_then(decode_state);
+            let state = unseal(&value).and_then(|row| decode_state(row, arguments));
             let (Some(id), Some(mut state)) = (id, state) else {
                 return Err(disk::damaged(&home.join("db"), "the state of a job cannot be decoded"));
             };
-            let bytes = definitions.remove(id.as_str()).unwrap_or_default();
+            let bytes = definitions.remove(id.as_str().as_bytes()).unwrap_or_default();
             let job = match serde_json::from_slice::<StoredJob<Job>>(&bytes) {
                 Ok(stored) if stored.v == JOB_VERSION => Some(Arc::new(stored.job)),
                 Ok(stored) => {
@@ -199,8 +207,10 @@ impl Open {
         }
         let mut known = BTreeMap::new();
         for (key, bytes) in joined(&disk, PLUGIN)? {
-            let plugin: Plugin = serde_json::from_slice(&bytes)
-                .map_err(|e| disk::damaged(&home.join("db"), format!("plugin `{key}` cannot be decoded: {e}")))?;
+            let plugin: Plugin = serde_json::from_slice(&bytes).map_err(|e| {
+                let key = String::from_utf8_lossy(&key);
+                disk::damaged(&home.join("db"), format!("plugin `{key}` cannot be decoded: {e}"))
+            })?;
             known.insert(plugin.name.clone(), plugin);
         }
         let plugins = Arc::new(RwLock::new(known));
@@ -211,6 +221,7 @@ impl Open {
             plugins,
             changed: false,
             exported: now,
+            unheard: Vec::new(),
             claimed: Vec::new(),
             ended: Vec::new(),
         })
@@ -222,6 +233,7 @@ impl Open {
         let mut open = Open::load(home, options, now)?;
         let (events, delta) = open.table.adopt(running, now);
         open.keep(now, &events, &delta)?;
+        open.unheard = events;
         // Readers hold on to the map that they know.
         shared.write().unwrap_or_else(PoisonError::into_inner).clone_from(&plugins(&open.plugins));
         open.plugins = shared.clone();
@@ -261,6 +273,11 @@ impl Open {
                 let bytes = serde_json::to_vec(&stored).map_err(|e| Error::host("cannot encode a job", e))?;
                 self.put_pieces(JOB, key, Some(&bytes), &mut writes)?;
             }
+        }
+        for (run, arguments) in &delta.arguments {
+            let bytes = arguments.as_ref().map(serde_json::to_vec).transpose();
+            let bytes = bytes.map_err(|e| Error::host("cannot encode arguments", e))?;
+            self.put_pieces(ARGUMENTS, &run.0.to_bytes(), bytes.as_deref(), &mut writes)?;
         }
         self.changed |= !delta.defined.is_empty();
         self.history.add(now, events, &delta.ended, &mut writes)?;
@@ -312,12 +329,12 @@ impl Open {
 }
 
 /// Every value of a tree of pieces, joined, by its key.
-fn joined(disk: &Disk, tree: usize) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+fn joined(disk: &Disk, tree: usize) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut values: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     for row in disk.rows(tree) {
         let (key, value) = row?;
         if let (Some((key, _)), Some(piece)) = (piece_of(&key), unseal(&value)) {
-            values.entry(String::from_utf8_lossy(key).into_owned()).or_default().extend_from_slice(piece);
+            values.entry(key.to_vec()).or_default().extend_from_slice(piece);
         }
     }
     Ok(values)
@@ -338,10 +355,11 @@ impl JobStore for SledStore {
         self.write(move |open| {
             let now = turn.now;
             open.ended = turn.finished.iter().map(|finished| finished.run).collect();
-            let (turned, delta) = open.table.turn(turn);
+            let (mut turned, delta) = open.table.turn(turn);
             open.claimed = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
             open.keep(now, &turned.events, &delta)?;
             (open.claimed, open.ended) = (Vec::new(), Vec::new());
+            turned.events.splice(..0, open.unheard.drain(..));
             if open.changed && now - open.exported >= EXPORT_EVERY {
                 open.export(&home, now);
             }

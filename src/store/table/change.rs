@@ -1,23 +1,27 @@
 //! What callers ask of a table: each change is answered by a reply or an error, and one that is
 //! refused changes nothing.
 
-use super::{Entry, PENDING_MAX, Table};
+use super::{Entry, PENDING_MAX, Place, Table};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
-use crate::job::{Job, JobId, JobState, PendingRun, RemoveReason, RunningRun};
+use crate::invalid::Invalid;
+use crate::job::{Arguments, Backfill, Job, JobId, JobState, Origin, PendingRun, Question, RemoveReason};
 use crate::plan::passed_over;
-use crate::run::{Outcome, RunLogs, SkipReason};
-use crate::store::{Change, Conflict, Reply};
+use crate::run::{Outcome, RunId, RunLogs, SkipReason};
+use crate::store::{Answer, Change, Conflict, Reply};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 
 /// Longest reason of a quarantine that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 400;
 
-/// Makes a job's new trigger definite, and gives its first fire time.
-fn settle_trigger(job: &mut Job, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+/// Makes a job's new trigger definite, and gives its first fire time; a plugin's is to be asked for.
+fn settle_trigger(job: &mut Job, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
     job.trigger = job.trigger.clone().anchored(now).spread_by(job.id.as_str());
-    job.trigger.next_fire_time(None, now).ok_or_else(|| Error::NeverFires(job.trigger.to_string()))
+    match job.trigger.next_fire_time(None, now) {
+        None if job.trigger.asked().is_none() => Err(Error::NeverFires(job.trigger.to_string())),
+        next => Ok(next),
+    }
 }
 
 impl Table {
@@ -36,7 +40,10 @@ impl Table {
             }
             Change::Pause { id } => self.pause(now, &id),
             Change::Resume { id } => self.resume(now, &id),
-            Change::Run { id } => self.run_now(now, &id),
+            Change::Run { id, arguments } => self.run_now(now, &id, arguments),
+            Change::Cancel { run } => self.cancel_promised(now, run),
+            Change::Backfill { id, range } => self.backfill(now, &id, range),
+            Change::Answer { job, question, answer } => self.answer(now, &job, question, answer),
             Change::Quarantine { id, reason } => self.quarantine(now, &id, reason),
             Change::Release { id } => {
                 let state = self.state(&id)?;
@@ -45,6 +52,7 @@ impl Table {
                     if let Some(entry) = self.jobs.get_mut(&id) {
                         entry.waiting = false;
                     }
+                    self.ask_again(&id);
                     self.reindex(&id);
                     let event = Event::new(EventKind::JobResumed, now, self.alias.clone()).job(&id);
                     self.record(event.detail("what it was quarantined for is mended"));
@@ -67,10 +75,11 @@ impl Table {
                 Conflict::Replace => {}
             }
         }
-        let next_run_time = Some(settle_trigger(&mut job, now)?);
+        let next_run_time = settle_trigger(&mut job, now)?;
         self.cancel_pending(now, &id);
-        let running = self.detach(&id);
-        let state = JobState { paused, next_run_time, running, ..JobState::default() };
+        let running = self.detach(&id).map(|state| state.running).unwrap_or_default();
+        let expected_by = job.expect.filter(|_| !paused).map(|expect| expect.deadline(now));
+        let state = JobState { paused, next_run_time, running, expected_by, ..JobState::default() };
         self.define(job, state);
         self.record(Event::new(EventKind::JobAdded, now, self.alias.clone()).job(&id));
         self.reply(&id)
@@ -90,8 +99,11 @@ impl Table {
         state.quarantine = None;
         if job.trigger != base.trigger {
             state.leaving = None;
-            state.next_run_time = Some(settle_trigger(&mut job, now)?);
-            (state.carried, state.backlog_until, state.started) = Default::default();
+            state.next_run_time = settle_trigger(&mut job, now)?;
+            (state.carried, state.backlog_until, state.started, state.question) = Default::default();
+        }
+        if job.expect != base.expect {
+            state.expected_by = job.expect.filter(|_| !state.paused).map(|expect| expect.deadline(now));
         }
         self.detach(&id);
         self.define(job, state);
@@ -99,22 +111,27 @@ impl Table {
         self.reply(&id)
     }
 
-    /// Takes a job out of the indexes and hands over its running runs.
-    fn detach(&mut self, id: &JobId) -> Vec<RunningRun> {
-        let Some(entry) = self.jobs.remove(id) else { return Vec::new() };
-        if let (Some(at), Some(job)) = (entry.indexed, &entry.job) {
-            self.unindex(&job.executor, at, id);
-        }
-        self.manual.remove(id);
-        entry.state.running
-    }
-
     fn define(&mut self, job: Job, state: JobState) {
-        let id = job.id.clone();
-        self.jobs.insert(id.clone(), Entry { job: Some(Arc::new(job)), state, indexed: None, waiting: false });
+        let (id, job) = (job.id.clone(), Arc::new(job));
+        self.promised.extend(state.pending.iter().map(|run| (run.id, id.clone())));
+        let entry = Entry { job: Some(job.clone()), state, place: Place::Nowhere, alarm: None, waiting: false };
+        let asking = entry.state.question.is_some();
+        self.jobs.insert(id.clone(), entry);
         self.delta.touched.insert(id.clone());
         self.delta.defined.insert(id.clone());
+        if asking {
+            self.unasked.insert(id.clone());
+        } else {
+            self.ask_after(&job, None);
+        }
         self.reindex(&id);
+    }
+
+    /// Asks a plugin once more, if its last question was not answered.
+    fn ask_again(&mut self, id: &JobId) {
+        if self.jobs.get(id).is_some_and(|entry| entry.state.question.is_some()) {
+            self.unasked.insert(id.clone());
+        }
     }
 
     fn remove(&mut self, now: DateTime<Utc>, id: &JobId) -> Result<()> {
@@ -122,7 +139,7 @@ impl Table {
         self.cancel_pending(now, id);
         let state = self.state(id)?;
         state.leaving = Some(RemoveReason::Removed);
-        state.next_run_time = None;
+        (state.next_run_time, state.backfill, state.question, state.expected_by) = Default::default();
         self.delta.touched.insert(id.clone());
         self.leave_if_exhausted(now, id);
         self.reindex(id);
@@ -133,18 +150,41 @@ impl Table {
     fn cancel_pending(&mut self, now: DateTime<Utc>, id: &JobId) {
         let Some(entry) = self.jobs.get_mut(id) else { return };
         for pending in std::mem::take(&mut entry.state.pending) {
-            let Some(mut run) = self.run_of(id, &pending.into()) else { continue };
-            run.end(now, Outcome::Cancelled);
-            self.record(Event::new(EventKind::JobCancelled, now, self.alias.clone()).run(&run));
-            self.record(Event::new(EventKind::JobError, now, self.alias.clone()).run(&run));
-            self.delta.ended.push((run, RunLogs::default()));
+            self.end_promised(now, id, pending);
         }
+    }
+
+    fn end_promised(&mut self, now: DateTime<Utc>, id: &JobId, pending: PendingRun) {
+        self.promised.remove(&pending.id);
+        if pending.arguments.is_some() {
+            self.delta.arguments.push((pending.id, None));
+        }
+        let Some(mut run) = self.run_of(id, &pending.into()) else { return };
+        run.end(now, Outcome::Cancelled);
+        self.record(Event::new(EventKind::JobCancelled, now, self.alias.clone()).run(&run));
+        self.record(Event::new(EventKind::JobError, now, self.alias.clone()).run(&run));
+        self.delta.ended.push((run, RunLogs::default()));
+    }
+
+    /// Cancels a run that waits for its time or for a slot.
+    fn cancel_promised(&mut self, now: DateTime<Utc>, run: RunId) -> Result<Reply> {
+        let id = self.promised.get(&run).cloned().ok_or(Error::RunEnded(run))?;
+        let state = self.state(&id)?;
+        if let Some(at) = state.pending.iter().position(|pending| pending.id == run) {
+            let pending = state.pending.remove(at);
+            self.end_promised(now, &id, pending);
+        }
+        self.delta.touched.insert(id.clone());
+        self.leave_if_exhausted(now, &id);
+        self.reindex(&id);
+        Ok(Reply::Done)
     }
 
     fn pause(&mut self, now: DateTime<Utc>, id: &JobId) -> Result<Reply> {
         let state = self.state(id)?;
         if !state.paused {
             state.paused = true;
+            state.expected_by = None;
             self.delta.touched.insert(id.clone());
             self.reindex(id);
             self.record(Event::new(EventKind::JobPaused, now, self.alias.clone()).job(id));
@@ -164,11 +204,15 @@ impl Table {
             && let Some(job) = entry.job.clone()
         {
             let (passed, next) = passed_over(&job, &entry.state, now);
+            let before = entry.state.next_run_time;
             entry.state.next_run_time = next;
             (entry.state.carried, entry.state.backlog_until) = Default::default();
+            entry.state.expected_by = job.expect.map(|expect| expect.deadline(now));
             if let Some(times) = passed {
                 self.skip(now, &job, times, Outcome::Skipped { reason: SkipReason::Paused });
+                self.ask_after(&job, before);
             }
+            self.ask_again(id);
         }
         let reply = self.reply(id);
         self.leave_if_exhausted(now, id);
@@ -176,24 +220,86 @@ impl Table {
         reply
     }
 
-    fn run_now(&mut self, now: DateTime<Utc>, id: &JobId) -> Result<Reply> {
+    fn run_now(&mut self, now: DateTime<Utc>, id: &JobId, arguments: Option<Arc<Arguments>>) -> Result<Reply> {
         let run = self.next_id(now);
+        let state = self.reachable(id)?;
+        if state.pending.len() >= PENDING_MAX {
+            return Err(Error::Busy { max: PENDING_MAX });
+        }
+        let origin = Origin::Manual;
+        self.promise(id, PendingRun { id: run, scheduled_time: now, attempt: 1, due: now, origin, arguments });
+        self.reindex(id);
+        Ok(Reply::Run(run))
+    }
+
+    /// The state of a job that can be asked for runs.
+    fn reachable(&mut self, id: &JobId) -> Result<&mut JobState> {
         let state = self.state(id)?;
         if let Some(reason) = &state.quarantine {
-            let invalid = crate::invalid::Invalid::new("run", id.as_str(), format!("the job is quarantined: {reason}"));
-            return Err(Error::Invalid(invalid));
+            return Err(Invalid::new("run", id.as_str(), format!("the job is quarantined: {reason}")).into());
         }
         if state.leaving == Some(RemoveReason::Removed) {
             return Err(Error::JobNotFound(id.clone()));
         }
-        if state.pending.len() >= PENDING_MAX {
-            return Err(Error::Busy { max: PENDING_MAX });
-        }
-        state.pending.push(PendingRun { id: run, scheduled_time: now, attempt: 1, due: now, manual: true });
+        Ok(state)
+    }
+
+    /// Begins a backfill, or ends the one that goes on.
+    fn backfill(
+        &mut self,
+        now: DateTime<Utc>,
+        id: &JobId,
+        range: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    ) -> Result<Reply> {
+        let state = self.reachable(id)?;
+        let detail = match range {
+            Some(_) if state.backfill.is_some() => {
+                let reason = "one goes on already";
+                return Err(Invalid::new("backfill", id.as_str(), reason).hint("wait for it, or cancel it").into());
+            }
+            Some((from, until)) => {
+                state.backfill = Some(Backfill { next: from, until });
+                format!("a backfill from {} until {} begins", from.to_rfc3339(), until.to_rfc3339())
+            }
+            None if state.backfill.take().is_none() => {
+                return Err(Invalid::new("backfill", id.as_str(), "none goes on").into());
+            }
+            None => "its backfill is cancelled".to_owned(),
+        };
         self.delta.touched.insert(id.clone());
-        self.manual.insert(id.clone());
+        self.record(Event::new(EventKind::JobModified, now, self.alias.clone()).job(id).detail(detail));
+        let reply = self.reply(id);
+        self.leave_if_exhausted(now, id);
         self.reindex(id);
-        Ok(Reply::Run(run))
+        reply
+    }
+
+    /// Takes a plugin's answer for what it is: the next run time, the end of the job, or a reason to
+    /// stop it. One to a question that is not open any more changes nothing.
+    fn answer(&mut self, now: DateTime<Utc>, job: &Arc<Job>, question: Question, answer: Answer) -> Result<Reply> {
+        let id = &job.id;
+        let Some(entry) = self.jobs.get_mut(id) else { return Ok(Reply::Done) };
+        let asked = entry.job.as_ref().is_some_and(|known| known.trigger == job.trigger);
+        if !asked || entry.state.question != Some(question) {
+            return Ok(Reply::Done);
+        }
+        match answer {
+            Answer::Next(next) => {
+                (entry.state.question, entry.state.next_run_time) = (None, next);
+                self.delta.touched.insert(id.clone());
+            }
+            Answer::Gone(reason) => {
+                self.quarantine(now, id, reason)?;
+            }
+            Answer::Broken(reason) => {
+                (entry.state.paused, entry.state.expected_by) = (true, None);
+                self.delta.touched.insert(id.clone());
+                self.record(Event::new(EventKind::JobPaused, now, self.alias.clone()).job(id).detail(reason));
+            }
+        }
+        self.leave_if_exhausted(now, id);
+        self.reindex(id);
+        Ok(Reply::Done)
     }
 
     pub(super) fn quarantine(&mut self, now: DateTime<Utc>, id: &JobId, mut reason: String) -> Result<Reply> {

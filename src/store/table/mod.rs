@@ -4,14 +4,17 @@
 //! [`Delta`] what changed; the sled store makes the delta durable before anybody hears of it.
 
 mod change;
+mod claim;
+mod queue;
+mod watch;
 
 use super::{Claim, Claimed, Counts, Finished, JobEntry, Reply, Started, TURN_RUNS_MAX, Turn, Turned};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
-use crate::job::{Alias, Job, JobId, JobState, OnInterrupted, PendingRun, RemoveReason, RunningRun, Status};
-use crate::plan::{FireTimes, plan};
-use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, SkipReason, Usage};
-use chrono::{DateTime, SubsecRound, Utc};
+use crate::job::{Alias, Arguments, Job, JobId, JobState, OnInterrupted, PendingRun, RemoveReason, RunningRun, Status};
+use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, Usage};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use queue::{Place, Queues};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use ulid::Ulid;
@@ -20,6 +23,8 @@ use ulid::Ulid;
 pub const RERUNS_MAX: u32 = 10;
 /// Runs that callers may have waiting on one job.
 pub const PENDING_MAX: usize = 30;
+/// Jobs of one executor that a turn decides about at most, so that a commit stays small.
+const VISITS_MAX: usize = 1024;
 
 /// What a turn changed, for a store to keep.
 #[derive(Debug, Default)]
@@ -29,13 +34,16 @@ pub struct Delta {
     /// Of these, the ones whose definition changed too.
     pub defined: BTreeSet<JobId>,
     pub ended: Vec<(Run, RunLogs)>,
+    /// Arguments of runs that wait or go on: to be kept, or to be forgotten.
+    pub arguments: Vec<(RunId, Option<Arc<Arguments>>)>,
 }
 
 struct Entry {
     job: Option<Arc<Job>>,
     state: JobState,
-    /// Where the job stands in the due index.
-    indexed: Option<DateTime<Utc>>,
+    place: Place,
+    /// When it will be late, as the index of such times has it.
+    alarm: Option<DateTime<Utc>>,
     /// Due, but nothing can be decided before one of its runs ends.
     waiting: bool,
 }
@@ -44,13 +52,24 @@ pub struct Table {
     alias: Alias,
     node: Arc<str>,
     jobs: BTreeMap<JobId, Entry>,
-    /// By executor: (due, id) of every job that has something due some day.
-    due: BTreeMap<Alias, BTreeSet<(DateTime<Utc>, JobId)>>,
-    /// Jobs with a run that a caller asked for and that waits.
+    queues: Queues,
+    /// When jobs that expect a success will be late.
+    alarms: BTreeSet<(DateTime<Utc>, JobId)>,
+    /// Jobs with a run that a caller asked for and that could start.
     manual: BTreeSet<JobId>,
+    /// Runs that wait, with their jobs.
+    promised: HashMap<RunId, JobId>,
+    /// Jobs whose trigger, a plugin, is to be asked.
+    unasked: BTreeSet<JobId>,
     live: HashMap<RunId, Run>,
     last_seq: u64,
     last_id: Ulid,
+    /// The time of the turn under way.
+    now: DateTime<Utc>,
+    turns: usize,
+    watched: DateTime<Utc>,
+    /// The watchdog has looked at the jobs up to this one.
+    watch_after: Option<JobId>,
     events: Vec<Event>,
     delta: Delta,
 }
@@ -62,11 +81,18 @@ impl Table {
             alias,
             node: node.into(),
             jobs: BTreeMap::new(),
-            due: BTreeMap::new(),
+            queues: Queues::default(),
+            alarms: BTreeSet::new(),
             manual: BTreeSet::new(),
+            promised: HashMap::new(),
+            unasked: BTreeSet::new(),
             live: HashMap::new(),
             last_seq: 0,
             last_id: Ulid::from_parts(0, entropy),
+            now: DateTime::<Utc>::MIN_UTC,
+            turns: 0,
+            watched: DateTime::<Utc>::MIN_UTC,
+            watch_after: None,
             events: Vec::new(),
             delta: Delta::default(),
         }
@@ -74,7 +100,11 @@ impl Table {
 
     /// Puts back a job that a store kept. To be followed by one [`Table::adopt`].
     pub fn restore(&mut self, id: JobId, job: Option<Arc<Job>>, state: JobState) {
-        self.jobs.insert(id.clone(), Entry { job, state, indexed: None, waiting: false });
+        self.promised.extend(state.pending.iter().map(|run| (run.id, id.clone())));
+        if state.question.is_some() {
+            self.unasked.insert(id.clone());
+        }
+        self.jobs.insert(id.clone(), Entry { job, state, place: Place::Nowhere, alarm: None, waiting: false });
         self.reindex(&id);
     }
 
@@ -86,8 +116,11 @@ impl Table {
     /// others end as interrupted. Nothing is known after a process has died; when a store is opened
     /// again in a living one, unknown runs were claimed by a turn whose caller was told that it failed.
     pub fn adopt(&mut self, known: &HashSet<RunId>, now: DateTime<Utc>) -> (Vec<Event>, Delta) {
-        let running: Vec<(JobId, RunningRun)> =
-            self.jobs.iter().flat_map(|(id, entry)| entry.state.running.iter().map(|run| (id.clone(), *run))).collect();
+        let running: Vec<(JobId, RunningRun)> = self
+            .jobs
+            .iter()
+            .flat_map(|(id, entry)| entry.state.running.iter().map(|run| (id.clone(), run.clone())))
+            .collect();
         for (id, running) in running {
             if let Some(run) = self.run_of(&id, &running) {
                 self.live.insert(run.id, run);
@@ -109,24 +142,9 @@ impl Table {
 
     fn run_of(&self, id: &JobId, running: &RunningRun) -> Option<Run> {
         let job = self.jobs.get(id)?.job.as_ref()?;
-        Some(Run {
-            id: running.id,
-            job_id: id.clone(),
-            jobstore: self.alias.clone(),
-            func: job.func.clone(),
-            plugin_digest: None,
-            scheduled_time: running.scheduled_time,
-            coalesced: running.coalesced,
-            manual: running.manual,
-            started: None,
-            ended: None,
-            attempt: running.attempt,
-            node: self.node.clone(),
-            state: RunState::Claimed,
-            outcome: None,
-            usage: Usage::default(),
-            has_logs: false,
-        })
+        let RunningRun { id, scheduled_time, attempt, origin, coalesced, arguments } = running.clone();
+        let run = Run::claimed(id, job, scheduled_time, self.node.clone());
+        Some(Run { jobstore: self.alias.clone(), attempt, origin, coalesced, arguments, ..run })
     }
 
     /// Applies a turn.
@@ -134,6 +152,8 @@ impl Table {
         let Turn { now, started, finished, changes, claim, mut slots } = turn;
         // Stores keep microseconds; a finer time would not survive a restart.
         let now = now.trunc_subsecs(6);
+        self.now = now;
+        self.turns = self.turns.wrapping_add(1);
         let mut turned = Turned::default();
         for started in started {
             self.start(&started);
@@ -145,167 +165,34 @@ impl Table {
             turned.replies.push(self.change(now, change));
         }
         if claim != Claim::Nothing {
-            let waiting: Vec<JobId> = self.manual.iter().take(TURN_RUNS_MAX).cloned().collect();
-            for id in waiting {
-                self.claim_pending(now, &id, claim, &mut slots, &mut turned);
+            self.sound_alarms(now);
+            self.claim_manual(now, claim, &mut slots, &mut turned);
+        }
+        match claim {
+            Claim::Nothing => {}
+            Claim::Manual => {
+                let due = |id: &JobId| self.jobs.get(id).and_then(|entry| entry.state.manual_due());
+                let manual = self.manual.iter().filter_map(due).filter(|due| *due > now).min();
+                turned.next_due = manual;
+            }
+            Claim::Due => {
+                self.watch(now);
+                self.ask(&mut turned);
+                self.claim_due(now, &mut slots, &mut turned);
+                let executors = self.queues.executors();
+                let free = executors.iter().filter(|alias| slots.get(*alias) != Some(&0));
+                turned.next_due = free.filter_map(|alias| self.queues.next_due(alias, now)).min();
+                turned.starved |=
+                    executors.iter().any(|alias| slots.get(alias) == Some(&0) && self.queues.first(alias).is_some());
             }
         }
-        if claim == Claim::Manual {
-            let due = |id: &JobId| {
-                self.jobs.get(id).filter(|entry| !entry.waiting).and_then(|entry| entry.state.manual_due())
-            };
-            turned.next_due = self.manual.iter().filter_map(due).filter(|due| *due > now).min();
-        }
-        if claim == Claim::Due {
-            self.claim_due(now, &mut slots, &mut turned);
-            turned.next_due = self.next_due(&slots);
-            turned.starved |= self
-                .due
-                .iter()
-                .any(|(alias, due)| slots.get(alias) == Some(&0) && due.first().is_some_and(|(at, _)| *at <= now));
+        if claim != Claim::Nothing {
+            let alarm = self.alarms.first().map(|(at, _)| *at);
+            turned.next_due = [turned.next_due, alarm].into_iter().flatten().min();
         }
         let delta = std::mem::take(&mut self.delta);
         turned.events = std::mem::take(&mut self.events);
         (turned, delta)
-    }
-
-    /// The earliest due time in an executor that could take a run.
-    fn next_due(&self, slots: &BTreeMap<Alias, usize>) -> Option<DateTime<Utc>> {
-        let free = self.due.iter().filter(|(alias, _)| slots.get(*alias) != Some(&0));
-        free.filter_map(|(_, due)| due.first().map(|(at, _)| *at)).min()
-    }
-
-    fn claim_due(&mut self, now: DateTime<Utc>, slots: &mut BTreeMap<Alias, usize>, turned: &mut Turned) {
-        let executors: Vec<Alias> = self.due.keys().cloned().collect();
-        for alias in executors {
-            while turned.claimed.len() < TURN_RUNS_MAX {
-                let first = self.due.get(&alias).and_then(BTreeSet::first).filter(|(at, _)| *at <= now);
-                let Some((_, id)) = first.cloned() else { break };
-                match slots.get(&alias) {
-                    None => {
-                        let _ = self.quarantine(now, &id, format!("no executor `{alias}`"));
-                        // Whatever its state says, the job does not stand at the front any more.
-                        if let Some(entry) = self.jobs.get_mut(&id) {
-                            entry.waiting = true;
-                        }
-                        self.reindex(&id);
-                    }
-                    Some(0) => break,
-                    Some(_) => {
-                        self.claim_pending(now, &id, Claim::Due, slots, turned);
-                        self.claim_fire_times(now, &id, slots, turned);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Starts attempts of one job that wait and whose time has come.
-    fn claim_pending(
-        &mut self,
-        now: DateTime<Utc>,
-        id: &JobId,
-        claim: Claim,
-        slots: &mut BTreeMap<Alias, usize>,
-        turned: &mut Turned,
-    ) {
-        loop {
-            let Some(entry) = self.jobs.get_mut(id) else { return };
-            let (Some(job), status) = (entry.job.clone(), entry.state.status()) else { return };
-            let ready = |run: &PendingRun| {
-                let wanted = run.manual || (claim == Claim::Due && status != Status::Paused);
-                run.due <= now && wanted && status != Status::Quarantined
-            };
-            let Some(at) = entry.state.pending.iter().position(ready) else { break };
-            if entry.state.running.len() >= job.max_instances as usize {
-                entry.waiting = true;
-                break;
-            }
-            let Some(slot) = slots.get_mut(&job.executor).filter(|free| **free > 0) else {
-                turned.starved = true;
-                break;
-            };
-            *slot -= 1;
-            let pending = entry.state.pending.remove(at);
-            let times = FireTimes { scheduled_time: pending.scheduled_time, coalesced: 0 };
-            self.begin(now, &job, pending.id, times, pending.attempt, pending.manual, turned);
-        }
-        self.reindex(id);
-    }
-
-    fn claim_fire_times(
-        &mut self,
-        now: DateTime<Utc>,
-        id: &JobId,
-        slots: &mut BTreeMap<Alias, usize>,
-        turned: &mut Turned,
-    ) {
-        let Some(entry) = self.jobs.get_mut(id) else { return };
-        let Some(job) = entry.job.clone().filter(|_| entry.state.status() == Status::Active) else { return };
-        let Some(slot) = slots.get_mut(&job.executor).filter(|free| **free > 0) else { return };
-        let plan = plan(&job, &entry.state, now, *slot);
-        if plan.wait {
-            entry.waiting = true;
-            if plan.cancel_oldest {
-                turned.cancel.extend(entry.state.running.first().map(|run| run.id));
-            }
-            return self.reindex(id);
-        }
-        *slot -= plan.start.len();
-        entry.state.next_run_time = plan.next_run_time;
-        entry.state.carried = plan.carried;
-        entry.state.started += plan.start.len() as u64;
-        entry.state.backlog_until = plan.backlog_until;
-        self.delta.touched.insert(id.clone());
-        for (times, outcome) in plan.skipped {
-            self.skip(now, &job, times, outcome);
-        }
-        for times in plan.start {
-            let run = self.next_id(now);
-            self.begin(now, &job, run, times, 1, false, turned);
-        }
-        self.leave_if_exhausted(now, id);
-        self.reindex(id);
-    }
-
-    /// Records a claimed run.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a run that two callers know differently")]
-    fn begin(
-        &mut self,
-        now: DateTime<Utc>,
-        job: &Arc<Job>,
-        id: RunId,
-        times: FireTimes,
-        attempt: u32,
-        manual: bool,
-        turned: &mut Turned,
-    ) {
-        let FireTimes { scheduled_time, coalesced } = times;
-        let running = RunningRun { id, scheduled_time, attempt, manual, coalesced };
-        let Some(run) = self.run_of(&job.id, &running) else { return };
-        if let Some(entry) = self.jobs.get_mut(&job.id) {
-            entry.state.running.push(running);
-        }
-        self.delta.touched.insert(job.id.clone());
-        self.record(Event::new(EventKind::JobSubmitted, now, self.alias.clone()).run(&run));
-        self.live.insert(id, run.clone());
-        turned.claimed.push(Claimed { run, job: job.clone() });
-    }
-
-    /// Records fire times that end without starting.
-    fn skip(&mut self, now: DateTime<Utc>, job: &Arc<Job>, times: FireTimes, outcome: Outcome) {
-        let id = self.next_id(now);
-        let FireTimes { scheduled_time, coalesced } = times;
-        let running = RunningRun { id, scheduled_time, attempt: 1, manual: false, coalesced };
-        let Some(mut run) = self.run_of(&job.id, &running) else { return };
-        let kind = match &outcome {
-            Outcome::Missed => EventKind::JobMissed,
-            Outcome::Skipped { reason: SkipReason::MaxInstances } => EventKind::JobMaxInstances,
-            _ => EventKind::JobSkipped,
-        };
-        run.end(now, outcome);
-        self.record(Event::new(kind, now, self.alias.clone()).run(&run));
-        self.delta.ended.push((run, RunLogs::default()));
     }
 
     fn start(&mut self, started: &Started) {
@@ -354,10 +241,16 @@ impl Table {
         entry.state.running.retain(|running| running.id != run.id);
         entry.waiting = false;
         self.delta.touched.insert(id.clone());
+        if run.arguments.is_some() {
+            self.delta.arguments.push((run.id, None));
+        }
         let Some(job) = entry.job.clone() else { return };
+        if kind == OutcomeKind::Succeeded {
+            (entry.state.expected_by, entry.state.late) = (job.expect.map(|expect| expect.deadline(now)), false);
+        }
         let rerun =
             kind == OutcomeKind::Interrupted && job.on_interrupted == OnInterrupted::Rerun && run.attempt < RERUNS_MAX;
-        let delay = if rerun { Some(chrono::TimeDelta::zero()) } else { job.retry.delay_after(run.attempt, kind) };
+        let delay = if rerun { Some(TimeDelta::zero()) } else { job.retry.delay_after(run.id, run.attempt, kind) };
         entry.state.failures = match kind {
             // Somebody wanted it to end, which says nothing about the job; or it is not over yet.
             OutcomeKind::Cancelled => entry.state.failures,
@@ -376,11 +269,12 @@ impl Table {
                 scheduled_time: run.scheduled_time,
                 attempt,
                 due: now + delay,
-                manual: run.manual,
+                origin: run.origin,
+                arguments: run.arguments.clone(),
             };
-            entry.state.pending.push(pending);
             let event = Event::new(EventKind::JobRetry, now, self.alias.clone()).run(run);
             self.record(event.detail(format!("attempt {attempt} at {}", pending.due.to_rfc3339())));
+            self.promise(id, pending);
         } else if kind == OutcomeKind::Invalid {
             let reason = run.outcome.as_ref().and_then(Outcome::error).unwrap_or("it cannot run").to_owned();
             let _ = self.quarantine(now, id, reason);
@@ -390,7 +284,7 @@ impl Table {
             && entry.state.status() == Status::Active
         {
             entry.state.paused = true;
-            entry.state.failures = 0;
+            (entry.state.failures, entry.state.expected_by) = (0, None);
             let event = Event::new(EventKind::JobPaused, now, self.alias.clone()).job(id);
             self.record(event.detail("too many runs in a row did not succeed"));
         }
@@ -401,7 +295,8 @@ impl Table {
     /// A job without further fire times is finished, and leaves with its last run.
     fn leave_if_exhausted(&mut self, now: DateTime<Utc>, id: &JobId) {
         let Some(entry) = self.jobs.get_mut(id) else { return };
-        if entry.state.next_run_time.is_none() && entry.state.leaving.is_none() && entry.job.is_some() {
+        let over = entry.state.next_run_time.is_none() && entry.state.question.is_none();
+        if over && entry.state.leaving.is_none() && entry.job.is_some() {
             entry.state.leaving = Some(RemoveReason::Finished);
         }
         let Some(reason) = entry.state.leaving else { return };
@@ -409,7 +304,7 @@ impl Table {
         if entry.state.quarantine.is_some() && reason != RemoveReason::Removed {
             return;
         }
-        if entry.state.running.is_empty() && entry.state.pending.is_empty() {
+        if entry.state.running.is_empty() && entry.state.pending.is_empty() && entry.state.backfill.is_none() {
             self.forget(id);
             let mut event = Event::new(EventKind::JobRemoved, now, self.alias.clone()).job(id);
             event.reason = Some(reason);
@@ -418,14 +313,36 @@ impl Table {
     }
 
     fn forget(&mut self, id: &JobId) {
-        if let Some(entry) = self.jobs.remove(id)
-            && let (Some(at), Some(job)) = (entry.indexed, &entry.job)
-        {
-            self.unindex(&job.executor, at, id);
-        }
-        self.manual.remove(id);
+        self.detach(id);
         self.delta.touched.insert(id.clone());
         self.delta.defined.insert(id.clone());
+    }
+
+    /// Takes a job out of every index.
+    fn detach(&mut self, id: &JobId) -> Option<JobState> {
+        self.leave_line(id);
+        let entry = self.jobs.remove(id)?;
+        if let Some(at) = entry.alarm {
+            self.alarms.remove(&(at, id.clone()));
+        }
+        for pending in &entry.state.pending {
+            self.promised.remove(&pending.id);
+        }
+        self.manual.remove(id);
+        self.unasked.remove(id);
+        Some(entry.state)
+    }
+
+    /// Has an attempt wait for its time.
+    fn promise(&mut self, id: &JobId, pending: PendingRun) {
+        if pending.arguments.is_some() {
+            self.delta.arguments.push((pending.id, pending.arguments.clone()));
+        }
+        self.promised.insert(pending.id, id.clone());
+        if let Some(entry) = self.jobs.get_mut(id) {
+            entry.state.pending.push(pending);
+        }
+        self.delta.touched.insert(id.clone());
     }
 
     fn state(&mut self, id: &JobId) -> Result<&mut JobState> {
@@ -453,34 +370,23 @@ impl Table {
         RunId(self.last_id)
     }
 
-    /// Makes the due index agree with the job's state.
+    /// Makes the indexes agree with the job's state.
     fn reindex(&mut self, id: &JobId) {
         let Some(entry) = self.jobs.get_mut(id) else { return };
-        let Some(job) = entry.job.clone() else { return };
-        let due = if entry.waiting { None } else { entry.state.due(&job) };
-        let old = std::mem::replace(&mut entry.indexed, due);
-        if !entry.state.pending.iter().any(|run| run.manual) {
+        let Some(job) = &entry.job else { return };
+        let due = if entry.waiting { None } else { entry.state.due(job) };
+        let urgency = (self.now, entry.urgency(self.now));
+        entry.place = self.queues.put(&job.executor, id, entry.place, due, urgency);
+        let alarm = entry.state.expected_by;
+        if alarm != entry.alarm {
+            entry.alarm.map(|at| self.alarms.remove(&(at, id.clone())));
+            alarm.map(|at| self.alarms.insert((at, id.clone())));
+            entry.alarm = alarm;
+        }
+        if entry.waiting || !entry.state.has_manual() {
             self.manual.remove(id);
         } else if !self.manual.contains(id) {
             self.manual.insert(id.clone());
-        }
-        if old == due {
-            return;
-        }
-        if let Some(at) = old {
-            self.unindex(&job.executor, at, id);
-        }
-        if let Some(at) = due {
-            self.due.entry(job.executor.clone()).or_default().insert((at, id.clone()));
-        }
-    }
-
-    fn unindex(&mut self, executor: &Alias, at: DateTime<Utc>, id: &JobId) {
-        if let Some(due) = self.due.get_mut(executor) {
-            due.remove(&(at, id.clone()));
-            if due.is_empty() {
-                self.due.remove(executor);
-            }
         }
     }
 
@@ -505,13 +411,12 @@ impl Table {
         self.jobs.get(id).map(|entry| (&entry.job, &entry.state))
     }
 
-    /// A run that goes on, or one that was asked for and waits.
+    /// A run that goes on or waits for its time.
     pub fn run(&self, id: RunId) -> Option<Run> {
         self.live.get(&id).cloned().or_else(|| {
-            self.manual.iter().find_map(|job| {
-                let pending = self.jobs.get(job)?.state.pending.iter().find(|pending| pending.id == id)?;
-                self.run_of(job, &(*pending).into())
-            })
+            let job = self.promised.get(&id)?;
+            let pending = self.jobs.get(job)?.state.pending.iter().find(|pending| pending.id == id)?;
+            self.run_of(job, &pending.clone().into())
         })
     }
 

@@ -1,0 +1,71 @@
+//! The scheduler's verbs about runs.
+
+use super::{Heard, Scheduler, lock};
+use crate::error::{Error, Result};
+use crate::event::EventKind;
+use crate::job::Alias;
+use crate::run::{Run, RunId, RunLogs, RunState};
+use crate::store::{Change, List, Page, RunFilter};
+
+impl Scheduler {
+    pub async fn get_run(&self, id: RunId) -> Result<Run> {
+        for store in self.all_stores() {
+            if let Some(run) = store.get_run(id).await? {
+                return Ok(run);
+            }
+        }
+        Err(Error::RunNotFound(id))
+    }
+
+    /// Runs of one store, newest first.
+    pub async fn list_runs(&self, store: &Alias, filter: &RunFilter, page: &Page) -> Result<List<Run>> {
+        self.store(store)?.list_runs(filter, page).await
+    }
+
+    pub async fn get_logs(&self, id: RunId) -> Result<RunLogs> {
+        for store in self.all_stores() {
+            if let Some(logs) = store.get_logs(id).await? {
+                return Ok(logs);
+            }
+        }
+        // A run that goes on has written nothing that could be shown yet.
+        self.get_run(id).await.map(|_| RunLogs::default())
+    }
+
+    /// Makes a run end, also one that waits; its outcome is `cancelled` unless it ended by itself first.
+    pub async fn cancel_run(&self, id: RunId) -> Result<()> {
+        let tokens = self.stores().values().find_map(|entry| lock(&entry.running).get(&id).cloned());
+        if let Some(token) = tokens {
+            token.cancel();
+            return Ok(());
+        }
+        let run = self.get_run(id).await?;
+        if run.state == RunState::Ended {
+            return Err(Error::RunEnded(id));
+        }
+        self.change(&run.jobstore, Change::Cancel { run: id }).await.map(|_| ())
+    }
+
+    /// Waits until a run has ended. One that was asked for may still wait for its slot.
+    pub async fn wait_run(&self, id: RunId) -> Result<Run> {
+        let mask = EventKind::JobExecuted | EventKind::JobError | EventKind::SchedulerShutdown.into();
+        let mut events = self.subscribe(mask);
+        loop {
+            let run = self.get_run(id).await?;
+            if run.state == RunState::Ended {
+                return Ok(run);
+            }
+            loop {
+                match events.next().await {
+                    Some(Heard::Event(event)) if event.run_id == Some(id) => break,
+                    Some(Heard::Event(event)) if event.kind == EventKind::SchedulerShutdown => {
+                        return Err(Error::NotRunning);
+                    }
+                    Some(Heard::Event(_)) => {}
+                    Some(Heard::Lagged(_)) => break,
+                    None => return Err(Error::NotRunning),
+                }
+            }
+        }
+    }
+}

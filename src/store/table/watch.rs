@@ -1,0 +1,101 @@
+//! What a turn sees to besides claiming: plugins to ask, jobs that are late, and the watchdog.
+
+use super::queue::Place;
+use super::{Table, Turned, VISITS_MAX};
+use crate::event::{Event, EventKind};
+use crate::job::{Job, JobId, Question, Status};
+use crate::store::Asked;
+use chrono::{DateTime, TimeDelta, Utc};
+use std::ops::Bound;
+
+/// Questions to plugins that one turn asks.
+const QUESTIONS_MAX: usize = 32;
+/// Jobs that the watchdog looks at in one turn, and how often it does.
+const WATCHED_MAX: usize = 4096;
+const WATCH_EVERY: TimeDelta = TimeDelta::seconds(1);
+
+impl Table {
+    /// Opens the question for the fire time after `previous`, if a plugin decides it.
+    pub(super) fn ask_after(&mut self, job: &Job, previous: Option<DateTime<Utc>>) {
+        let Some(entry) = self.jobs.get_mut(&job.id) else { return };
+        let used_up = job.trigger.runs_max().is_some_and(|most| entry.state.started >= most);
+        if job.trigger.asked().is_some() && entry.state.next_run_time.is_none() && !used_up {
+            entry.state.question = Some(Question { previous });
+            self.unasked.insert(job.id.clone());
+        }
+    }
+
+    /// Hands out questions to triggers that are plugins.
+    pub(super) fn ask(&mut self, turned: &mut Turned) {
+        while turned.questions.len() < QUESTIONS_MAX
+            && let Some(id) = self.unasked.pop_first()
+        {
+            if let Some(entry) = self.jobs.get(&id)
+                && let (Some(question), Some(job), Status::Active) =
+                    (entry.state.question, &entry.job, entry.state.status())
+            {
+                turned.questions.push(Asked { job: job.clone(), question });
+            }
+        }
+        turned.starved |= !self.unasked.is_empty();
+    }
+
+    /// Tells of jobs that have not succeeded in time.
+    pub(super) fn sound_alarms(&mut self, now: DateTime<Utc>) {
+        for _ in 0..VISITS_MAX {
+            let Some((_, id)) = self.alarms.first().filter(|(at, _)| *at <= now).cloned() else { return };
+            if let Some(entry) = self.jobs.get_mut(&id) {
+                let expected = entry.state.expected_by.take();
+                entry.state.late = true;
+                self.delta.touched.insert(id.clone());
+                let event = Event::new(EventKind::JobLate, now, self.alias.clone()).job(&id);
+                let by = expected.unwrap_or(now).to_rfc3339();
+                self.record(event.detail(format!("no run has succeeded in time, which was {by}")));
+            }
+            self.reindex(&id);
+        }
+    }
+
+    /// Looks at some of the jobs, each in its time: one that is active has a next run time and its
+    /// place in line. What is not so is a fault of ours or of the disk; it is mended and reported.
+    pub(super) fn watch(&mut self, now: DateTime<Utc>) {
+        if (now - self.watched).abs() < WATCH_EVERY {
+            return;
+        }
+        self.watched = now;
+        let from = self.watch_after.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut amiss = Vec::new();
+        let mut last = None;
+        for (id, entry) in self.jobs.range((from, Bound::Unbounded)).take(WATCHED_MAX) {
+            last = Some(id);
+            let state = &entry.state;
+            let lost = state.status() == Status::Active && state.next_run_time.is_none() && state.question.is_none();
+            let due = entry.job.as_ref().and_then(|job| state.due(job));
+            let out_of_line = due.is_some() && !entry.waiting && entry.place == Place::Nowhere;
+            let stuck = entry.waiting && state.running.is_empty();
+            if (lost && entry.job.is_some()) || out_of_line || stuck {
+                amiss.push((id.clone(), lost));
+            }
+        }
+        self.watch_after = last.filter(|_| self.jobs.len() > WATCHED_MAX).cloned();
+        for (id, lost) in amiss {
+            self.mend(now, &id, lost);
+        }
+    }
+
+    fn mend(&mut self, now: DateTime<Utc>, id: &JobId, lost: bool) {
+        let Some(entry) = self.jobs.get_mut(id) else { return };
+        entry.waiting = false;
+        let mut detail = "it had no place in line, and has one again".to_owned();
+        if let Some(job) = entry.job.clone().filter(|_| lost) {
+            entry.state.next_run_time = job.trigger.next_fire_time(None, now);
+            let next = entry.state.next_run_time.map_or("nothing".to_owned(), |at| at.to_rfc3339());
+            detail = format!("it had no next run time; by its trigger that is {next}");
+            self.ask_after(&job, None);
+        }
+        self.delta.touched.insert(id.clone());
+        self.record(Event::new(EventKind::StoreError, now, self.alias.clone()).job(id).detail(detail));
+        self.leave_if_exhausted(now, id);
+        self.reindex(id);
+    }
+}
