@@ -8,6 +8,10 @@ use crate::trigger::Zone;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use serde_json::{Map, Value};
+
+/// The only key of an object that stands for a pickle.
+pub(super) const PICKLE: &str = "__apscheduler_pickle__";
 
 /// Longest pickle, in base64. A cron field that lists sixty values takes 2 KiB.
 const TEXT_MAX: usize = 16 * 1024;
@@ -70,14 +74,45 @@ impl Item {
         }
     }
 
+    /// A cron field's name, and its text if the user gave one.
+    pub fn field(self) -> Option<(String, Option<String>)> {
+        if let Item::Field { name, text } = self { Some((name, text)) } else { None }
+    }
+
     /// Only these are nested or remembered, which bounds the depth and the size of what is read.
     fn is_flat(&self) -> bool {
         !matches!(self, Item::Tuple(_) | Item::List(_) | Item::Dict(_) | Item::Object(_))
     }
 }
 
+/// What the field `name` of a state holds as a pickle.
+pub(super) fn needed<T>(state: &Map<String, Value>, name: &str, pick: fn(Item) -> Option<T>) -> Result<T, Invalid> {
+    optional(state, name, pick)?.ok_or_else(|| Invalid::new(name, "", "it is missing"))
+}
+
+/// The same of a field that may be null.
+pub(super) fn optional<T>(
+    state: &Map<String, Value>,
+    name: &str,
+    pick: fn(Item) -> Option<T>,
+) -> Result<Option<T>, Invalid> {
+    let value = state.get(name).filter(|value| !value.is_null());
+    value.map(|value| read(name, value, pick)).transpose()
+}
+
+/// What the value `name` is, which must be a pickle.
+pub(super) fn read<T>(name: &str, value: &Value, pick: fn(Item) -> Option<T>) -> Result<T, Invalid> {
+    let strange = || {
+        Invalid::new(name, "", "it is not what APScheduler writes there, or has no like here")
+            .hint("a time zone carries over by its IANA name")
+    };
+    let text = value.get(PICKLE).and_then(Value::as_str).ok_or_else(strange)?;
+    let item = decode(text).map_err(|e| Invalid { what: name.to_owned(), ..e })?;
+    pick(item).ok_or_else(strange)
+}
+
 /// Reads a pickle in base64.
-pub(super) fn read(text: &str) -> Result<Item, Invalid> {
+fn decode(text: &str) -> Result<Item, Invalid> {
     if text.len() > TEXT_MAX {
         return Err(broken());
     }
@@ -342,7 +377,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(text: &str, expect: Item) {
-        assert_eq!(read(text).unwrap(), expect);
+        assert_eq!(decode(text).unwrap(), expect);
     }
 
     #[test]
@@ -362,7 +397,7 @@ mod tests {
 
     #[test]
     fn an_offset_of_whole_hours_is_a_zone() {
-        let zone = |text: &str| read(text).unwrap().zone();
+        let zone = |text: &str| decode(text).unwrap().zone();
         let west = "gAWVPQAAAAAAAACMCGRhdGV0aW1llIwIdGltZXpvbmWUk5RoAIwJdGltZWRlbHRhlJOUSv////9KUCcBAEsAh5RSlIWU\
                     UpQu";
         let india = "gAWVOAAAAAAAAACMCGRhdGV0aW1llIwIdGltZXpvbmWUk5RoAIwJdGltZWRlbHRhlJOUSwBNWE1LAIeUUpSFlFKULg==";
@@ -384,7 +419,7 @@ mod tests {
 
     #[test]
     fn what_would_run_a_program_is_refused_by_its_name() {
-        let error = read("gAWVHwAAAAAAAACMBXBvc2l4lIwGc3lzdGVtlJOUjAR0cnVllIWUUpQu").unwrap_err();
+        let error = decode("gAWVHwAAAAAAAACMBXBvc2l4lIwGc3lzdGVtlJOUjAR0cnVllIWUUpQu").unwrap_err();
         assert_eq!(error.input, "posix:system");
     }
 
@@ -398,13 +433,14 @@ mod tests {
         }
     }
 
+    const CODES: &[u8] = b"\x80\x81\x85\x86\x87\x88\x89\x8c\x93\x94\x95NKMJChjtabRsue(]}).";
+
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes: Vec<u8>, codes in proptest::collection::vec(
-            proptest::sample::select(&b"\x80\x81\x85\x86\x87\x88\x89\x8c\x93\x94\x95NKMJChjtabRsue(]})."[..]), 0..200)) {
+        fn no_bytes_panic(bytes: Vec<u8>, codes in proptest::collection::vec(proptest::sample::select(CODES), 0..200)) {
             let _ = run(&bytes);
             let _ = run(&codes);
-            let _ = read(&BASE64.encode(&codes));
+            let _ = decode(&BASE64.encode(&codes));
         }
     }
 }
