@@ -18,13 +18,17 @@ fn main() -> Result<()> {
         let scheduler = Scheduler::default();
         scheduler.add_executor(Alias::default(), Arc::new(native)).await?;
         scheduler.add_jobstore(Alias::default(), Arc::new(MemoryStore::new(Alias::default(), "example"))).await?;
-        scheduler.add_listener(EventKind::JobExecuted, move |event| drop(tell.send(event.clone())));
+        scheduler.add_listener(EventKind::JobExecuted, move |heard| {
+            if let Heard::Event(event) = heard {
+                drop(tell.send(event.clone()));
+            }
+        });
         Ok(scheduler)
     })?;
     let job = Job::new("ticker".parse()?, "native:tick".parse()?, Trigger::every(Duration::from_secs(1))?);
     background.add_job(job, AddOptions::default())?;
     for event in heard.iter().take(2) {
-        println!("{} {:?}", event.kind, event.run.and_then(|run| run.outcome));
+        println!("{} {:?}", event.kind, event.run.as_ref().and_then(|run| run.outcome.as_ref()));
     }
     background.shutdown(Drain::For(Duration::from_secs(1)))
 }

@@ -4,9 +4,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::executor::{AsyncExecutor, AsyncOptions, Executor, PluginHost, ThreadPoolExecutor};
 use crate::job::Alias;
+use crate::outbound::Outbound;
 use crate::sandbox::{Registry, Sandbox};
-use crate::scheduler::{Drain, Scheduler};
-use crate::store::{PluginStore, SledOptions, SledStore};
+use crate::scheduler::{Drain, Listeners, Scheduler};
+use crate::store::{ListenerStore, MemoryStore, PluginStore, SledOptions, SledStore};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use tokio::sync::Semaphore;
 pub struct App {
     pub scheduler: Scheduler,
     pub registry: Registry,
+    /// Listeners that are stored; told while a daemon runs.
+    pub listeners: Listeners,
     /// The executor `default`; `exec` calls it without a job.
     pub executor: Arc<dyn Executor>,
     pub home: PathBuf,
@@ -70,17 +73,24 @@ impl App {
         let options = AsyncOptions { slots, ..AsyncOptions::default() };
         let runner = PluginHost::new(sandbox.clone(), plugins.clone(), clock.clone());
         let executor: Arc<dyn Executor> = Arc::new(AsyncExecutor::new(runner.clone(), &options)?);
+        let outbound = Outbound::new(runner.clone(), node.clone())?;
         let threads = ThreadPoolExecutor::new(runner, ThreadPoolExecutor::SLOTS)?;
         let scheduler = Scheduler::new(clock.clone());
         scheduler.add_executor(Alias::default(), executor.clone()).await?;
         scheduler.add_executor("threadpool".parse()?, Arc::new(threads)).await?;
+        let listeners: Arc<dyn ListenerStore> = store.clone();
         scheduler.add_jobstore(Alias::default(), store).await?;
+        // For jobs that need not outlive the process.
+        let memory: Alias = "memory".parse()?;
+        scheduler.add_jobstore(memory.clone(), Arc::new(MemoryStore::new(memory, node.clone()))).await?;
         let registry = Registry::new(sandbox, plugins, clock);
-        Ok(App { scheduler, registry, executor, home, node, execs: Arc::new(Semaphore::new(EXECS_MAX)) })
+        let listeners = Listeners::new(scheduler.clone(), listeners, Arc::new(outbound));
+        Ok(App { scheduler, registry, listeners, executor, home, node, execs: Arc::new(Semaphore::new(EXECS_MAX)) })
     }
 
     /// Ends what runs within `grace` and closes the store.
     pub async fn close(&self, grace: Duration) -> Result<()> {
+        self.listeners.stop().await;
         self.scheduler.shutdown(Drain::For(grace)).await
     }
 }

@@ -29,6 +29,8 @@ pub enum Error {
     VersionNotFound(FuncRef),
     #[error("plugin `{name}` is used by {jobs} (remove those jobs first)")]
     PluginInUse { name: PluginName, jobs: String },
+    #[error("no listener `{0}` (`sandclock listener list` shows them)")]
+    ListenerNotFound(Alias),
     #[error("plugin refused: {reason}")]
     PluginRefused { reason: String },
     #[error("no export `{export}` in plugin `{plugin}` (it has {available})")]
@@ -92,6 +94,7 @@ impl Error {
             Error::PluginNotFound(_) => "plugin_not_found",
             Error::VersionNotFound(_) => "version_not_found",
             Error::PluginInUse { .. } => "plugin_in_use",
+            Error::ListenerNotFound(_) => "listener_not_found",
             Error::PluginRefused { .. } => "plugin_refused",
             Error::ExportNotFound { .. } => "export_not_found",
             Error::Invalid(_) => "invalid",

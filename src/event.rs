@@ -5,7 +5,7 @@ use crate::invalid::Invalid;
 use crate::job::{Alias, JobId, RemoveReason};
 use crate::run::{Run, RunId};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::ops::BitOr;
 use std::str::FromStr;
@@ -107,6 +107,46 @@ impl BitOr for EventKind {
     type Output = EventMask;
     fn bitor(self, other: EventKind) -> EventMask {
         EventMask(self.code() | other.code())
+    }
+}
+
+impl Default for EventMask {
+    fn default() -> Self {
+        EventMask::ALL
+    }
+}
+
+/// Names joined by commas, or `ALL`; what reads back as the same mask.
+impl fmt::Display for EventMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<&str> =
+            EventKind::ALL.iter().filter(|kind| self.contains(**kind)).map(|kind| kind.as_str()).collect();
+        match named.len() {
+            all if all == EventKind::ALL.len() => f.write_str("ALL"),
+            _ => f.write_str(&named.join(",")),
+        }
+    }
+}
+
+impl Serialize for EventMask {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// As text, or as the number that APScheduler's users know.
+impl<'de> Deserialize<'de> for EventMask {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Bits(u32),
+            Text(String),
+        }
+        match Form::deserialize(from)? {
+            Form::Bits(bits) => Ok(EventMask(bits)),
+            Form::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
     }
 }
 

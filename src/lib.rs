@@ -35,14 +35,17 @@ mod event;
 mod func;
 mod invalid;
 mod job;
+mod listener;
 mod plan;
 mod plugin;
 mod run;
 mod strict_json;
 mod trigger;
 
+pub mod delivery;
 mod error;
 pub mod executor;
+pub mod outbound;
 pub mod sandbox;
 pub mod scheduler;
 pub mod store;
@@ -68,6 +71,7 @@ pub use job::{
     Alias, Arguments, Backfill, Carried, Coalesce, Expect, Job, JobId, JobState, Limits, OnInterrupted, Origin,
     Overlap, PendingRun, Question, RemoveReason, Retry, RunningRun, Status,
 };
+pub use listener::{DeadLetter, Listener, Progress, Target};
 pub use plan::{FireTimes, Plan, plan};
 pub use plugin::{Export, Import, Interface, Plugin, PluginVersion};
 pub use run::{LogLevel, LogLine, Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, SkipReason, Usage};

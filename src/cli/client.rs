@@ -76,6 +76,16 @@ impl Client {
         self.ask(Method::POST, path, Some(body.into())).await
     }
 
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Done<T> {
+        let body = serde_json::to_vec(body).map_err(|e| Failure::failed(e.to_string()))?;
+        self.ask(Method::PUT, path, Some(body.into())).await
+    }
+
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Done<T> {
+        let body = serde_json::to_vec(body).map_err(|e| Failure::failed(e.to_string()))?;
+        self.ask(Method::PATCH, path, Some(body.into())).await
+    }
+
     pub async fn put_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Done<T> {
         self.ask(Method::PUT, path, Some(body.into())).await
     }

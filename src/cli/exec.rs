@@ -4,11 +4,9 @@ use super::client::Client;
 use super::output::{Output, bytes, field, lines, outcome, thousands};
 use super::{Done, Failure};
 use crate::func::FuncRef;
-use crate::http::ExecSpec;
-use crate::job::Limits;
 use crate::{Invalid, strict_json};
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -37,6 +35,10 @@ pub struct CallArgs {
 }
 
 impl CallArgs {
+    pub fn is_given(&self) -> bool {
+        !self.arg.is_empty() || self.args.is_some() || self.kwargs.is_some()
+    }
+
     pub fn parse(&self) -> Result<(Vec<Value>, Map<String, Value>), Invalid> {
         let args =
             self.args.as_deref().map_or(Ok(Vec::new()), |text| strict_json::from_slice("--args", text.as_bytes()))?;
@@ -75,14 +77,15 @@ pub struct LimitArgs {
 }
 
 impl LimitArgs {
-    pub fn limits(&self) -> Limits {
-        let default = Limits::default();
-        Limits {
-            fuel: self.fuel.unwrap_or(default.fuel),
-            memory: self.memory.unwrap_or(default.memory),
-            timeout: self.timeout.unwrap_or(default.timeout),
-            output: self.output.unwrap_or(default.output),
-        }
+    /// The limits that are given, as the API has them.
+    pub fn fields(&self) -> Map<String, Value> {
+        let given = [
+            ("fuel", self.fuel.map(Value::from)),
+            ("memory", self.memory.map(Value::from)),
+            ("timeout", self.timeout.map(|timeout| timeout.as_secs_f64().into())),
+            ("output", self.output.map(Value::from)),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 }
 
@@ -102,7 +105,7 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 
 pub async fn run(args: ExecArgs, client: &Client, output: Output) -> Done {
     let (positional, kwargs) = args.call.parse()?;
-    let spec = ExecSpec { func: args.func, args: positional, kwargs, limits: args.limits.limits() };
+    let spec = json!({ "func": args.func, "args": positional, "kwargs": kwargs, "limits": args.limits.fields() });
     let done: Value = client.post("/v1/exec", &spec).await?;
     let succeeded = done["outcome"]["kind"] == "succeeded";
     output.show(&done, || {
@@ -132,5 +135,5 @@ pub async fn run(args: ExecArgs, client: &Client, output: Output) -> Done {
     if output.json {
         return Ok(ExitCode::FAILURE);
     }
-    Err(Failure::failed(format!("{} {}", spec.func, outcome(&done["outcome"]))))
+    Err(Failure::failed(format!("{} {}", field(&spec, "func"), outcome(&done["outcome"]))))
 }

@@ -1,18 +1,22 @@
 //! `sandclock job …`
 
 use super::client::Client;
-use super::exec::{CallArgs, LimitArgs};
-use super::output::{Output, bytes, facts, field, outcome, short_time, table, thousands, time};
+use super::exec::CallArgs;
+use super::output::{Output, bar_style, bytes, facts, field, outcome, query, short_time, table, thousands, time};
+use super::policy::PolicyArgs;
 use super::run::print_runs;
 use super::trigger::{CivilArgs, TriggerArgs};
 use super::{Done, Failure};
 use crate::func::FuncRef;
-use crate::http::JobSpec;
-use crate::job::{Alias, Coalesce, JobId, OnInterrupted, Overlap, Retry};
+use crate::http::BackfillSpec;
+use crate::job::{Alias, JobId};
 use crate::run::{OutcomeKind, RunId};
 use crate::store::Conflict;
+use crate::trigger::{Zone, parse_time};
+use chrono::DateTime;
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,6 +28,12 @@ pub enum JobCommand {
     List(ListArgs),
     /// Show one job.
     Show { id: JobId },
+    /// Change a job: all of what is given, or nothing.
+    Modify(Box<ModifyArgs>),
+    /// Give a job another trigger.
+    Reschedule(RescheduleArgs),
+    /// Run a job for each fire time of a past range, when nothing else waits.
+    Backfill(BackfillArgs),
     /// Stop firing a job until it is resumed.
     Pause { id: JobId },
     /// Fire a paused job again.
@@ -31,7 +41,7 @@ pub enum JobCommand {
     /// Run a job once, now.
     Run(RunArgs),
     /// Remove a job; its runs that go on end first.
-    Remove { id: JobId },
+    Remove(RemoveArgs),
     /// Show a job's runs, newest first.
     History(HistoryArgs),
 }
@@ -47,49 +57,13 @@ pub struct AddArgs {
     #[command(flatten)]
     call: CallArgs,
     #[command(flatten)]
-    limits: LimitArgs,
+    policy: PolicyArgs,
     /// The job's id [default: a new one]
     #[arg(long)]
     id: Option<JobId>,
-    /// A name for people [default: the func]
-    #[arg(long)]
-    name: Option<String>,
-    /// Runs at one time [default: 1]
-    #[arg(long, value_name = "N")]
-    max_instances: Option<u32>,
-    /// Longest delay after which a run still starts, such as 1h [default: any]
-    #[arg(long, value_name = "DURATION", value_parser = crate::trigger::parse_duration)]
-    misfire_grace: Option<Duration>,
-    /// What several missed fire times become: earliest, latest or all.
-    #[arg(long, value_name = "POLICY", default_value = "latest")]
-    coalesce: Coalesce,
-    /// The most runs that a catch-up with `--coalesce all` starts [default: 100]
-    #[arg(long, value_name = "N")]
-    max_catchup: Option<u32>,
-    /// At max-instances: skip the fire time, queue it, or cancel the oldest run.
-    #[arg(long, value_name = "POLICY", default_value = "skip")]
-    overlap: Overlap,
-    /// Further attempts after a run that did not succeed.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    retries: u32,
-    /// Wait before the second attempt; it doubles each time.
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::trigger::parse_duration)]
-    retry_wait: Duration,
-    /// If the process dies during a run: fail (at most once) or rerun (at least once).
-    #[arg(long, value_name = "POLICY", default_value = "fail")]
-    on_interrupted: OnInterrupted,
-    /// Pause the job after so many runs in a row that did not succeed.
-    #[arg(long, value_name = "N")]
-    pause_after: Option<u32>,
-    /// The executor's alias [default: default]
-    #[arg(long, value_name = "ALIAS")]
-    executor: Option<Alias>,
-    /// The job store's alias [default: default]
+    /// The job store's alias: default, or memory for a job that is gone with the daemon.
     #[arg(long, value_name = "ALIAS")]
     jobstore: Option<Alias>,
-    /// A tag for lists and filters. May be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    tag: Vec<String>,
     /// Add it paused.
     #[arg(long)]
     paused: bool,
@@ -102,40 +76,90 @@ pub struct AddArgs {
 }
 
 impl AddArgs {
-    fn spec(self) -> Result<JobSpec, crate::Invalid> {
+    fn spec(&self) -> Result<Value, crate::Invalid> {
+        let mut spec = self.policy.fields(Some(&self.func))?;
         let (args, kwargs) = self.call.parse()?;
-        let tag = |tag: &String| {
-            let pair = tag.split_once('=').ok_or_else(|| crate::Invalid::new("--tag", tag, "it has no `=`"))?;
-            Ok((pair.0.to_owned(), pair.1.to_owned()))
+        let conflict = match (self.replace_existing, self.keep_existing) {
+            (true, _) => Conflict::Replace,
+            (_, true) => Conflict::Keep,
+            _ => Conflict::Refuse,
         };
-        Ok(JobSpec {
-            id: self.id,
-            name: self.name,
-            func: Some(self.func),
-            args,
-            kwargs,
-            trigger: self.trigger.parse(&self.civil)?,
-            executor: self.executor.unwrap_or_default(),
-            jobstore: self.jobstore.unwrap_or_default(),
-            misfire_grace_time: self.misfire_grace,
-            coalesce: self.coalesce,
-            max_catchup: self.max_catchup,
-            max_instances: self.max_instances,
-            overlap: self.overlap,
-            retry: Retry { max_attempts: self.retries.saturating_add(1), first: self.retry_wait, ..Retry::default() },
-            on_interrupted: self.on_interrupted,
-            limits: self.limits.limits(),
-            pause_after: self.pause_after,
-            tags: self.tag.iter().map(tag).collect::<Result<_, crate::Invalid>>()?,
-            paused: self.paused,
-            on_conflict: match (self.replace_existing, self.keep_existing) {
-                (true, _) => Conflict::Replace,
-                (_, true) => Conflict::Keep,
-                _ => Conflict::Refuse,
-            },
-            ..JobSpec::default()
-        })
+        let fields = [
+            ("id", self.id.as_ref().map(|id| json!(id))),
+            ("args", Some(json!(args))),
+            ("kwargs", Some(json!(kwargs))),
+            ("trigger", self.trigger.parse(&self.civil)?.map(|trigger| json!(trigger))),
+            ("jobstore", self.jobstore.as_ref().map(|alias| json!(alias))),
+            ("paused", Some(json!(self.paused))),
+            ("on_conflict", Some(json!(conflict))),
+        ];
+        spec.extend(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+        Ok(Value::Object(spec))
     }
+}
+
+#[derive(Debug, Args)]
+pub struct ModifyArgs {
+    id: JobId,
+    /// Another function to call: `module:export`.
+    #[arg(long)]
+    func: Option<FuncRef>,
+    #[command(flatten)]
+    trigger: TriggerArgs,
+    #[command(flatten)]
+    civil: CivilArgs,
+    #[command(flatten)]
+    call: CallArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+impl ModifyArgs {
+    /// What is given, and nothing else.
+    fn patch(&self) -> Result<Value, crate::Invalid> {
+        let mut patch = self.policy.fields(self.func.as_ref())?;
+        if let Some(trigger) = self.trigger.parse(&self.civil)? {
+            patch.insert("trigger".into(), json!(trigger));
+        }
+        if self.call.is_given() {
+            let (args, kwargs) = self.call.parse()?;
+            patch.insert("args".into(), json!(args));
+            patch.insert("kwargs".into(), json!(kwargs));
+        }
+        if patch.is_empty() {
+            return Err(crate::Invalid::new("modify", "", "nothing to change is given").hint("see `--help`"));
+        }
+        Ok(Value::Object(patch))
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RescheduleArgs {
+    id: JobId,
+    #[command(flatten)]
+    trigger: TriggerArgs,
+    #[command(flatten)]
+    civil: CivilArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BackfillArgs {
+    id: JobId,
+    /// The first instant of the range.
+    #[arg(long, value_name = "TIME", required_unless_present = "cancel")]
+    from: Option<String>,
+    /// The instant before which it ends.
+    #[arg(long, value_name = "TIME", required_unless_present = "cancel")]
+    to: Option<String>,
+    /// The zone of times without one.
+    #[arg(long, value_name = "ZONE", default_value = "UTC")]
+    tz: Zone,
+    /// Show progress until its runs have started.
+    #[arg(long)]
+    wait: bool,
+    /// End the backfill that goes on instead.
+    #[arg(long, conflicts_with_all = ["from", "to", "wait"])]
+    cancel: bool,
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +170,9 @@ pub struct ListArgs {
     /// Only jobs with this tag. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     tag: Vec<String>,
+    /// Jobs of this job store.
+    #[arg(long, value_name = "ALIAS", default_value = "default")]
+    jobstore: Alias,
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
     /// Continue after this id.
@@ -154,8 +181,19 @@ pub struct ListArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct RemoveArgs {
+    #[arg(required_unless_present = "all")]
+    id: Option<JobId>,
+    /// Remove all jobs.
+    #[arg(long, conflicts_with = "id")]
+    all: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct RunArgs {
     id: JobId,
+    #[command(flatten)]
+    call: CallArgs,
     /// Wait for the run to end, and exit with 1 unless it succeeded.
     #[arg(long)]
     wait: bool,
@@ -200,10 +238,26 @@ pub async fn run(command: JobCommand, client: &Client, output: Output) -> Done {
             output.show(&job, || println!("resumed job {id}, next run {}", next(&job)));
         }
         JobCommand::Run(args) => return run_now(args, client, output).await,
-        JobCommand::Remove { id } => {
+        JobCommand::Remove(RemoveArgs { id: Some(id), .. }) => {
             client.delete(&format!("/v1/jobs/{id}")).await?;
             output.show(&Value::Null, || println!("removed job {id}"));
         }
+        JobCommand::Remove(RemoveArgs { id: None, .. }) => {
+            client.delete("/v1/jobs").await?;
+            output.show(&Value::Null, || println!("removed all jobs"));
+        }
+        JobCommand::Modify(args) => {
+            let job: Value = client.patch(&format!("/v1/jobs/{}", args.id), &args.patch()?).await?;
+            output.show(&job, || println!("modified job {}, next run {}", args.id, next(&job)));
+        }
+        JobCommand::Reschedule(args) => {
+            let none = || crate::Invalid::new("reschedule", "", "no trigger is given").hint("such as `--every 1h`");
+            let trigger = args.trigger.parse(&args.civil)?.ok_or_else(none)?;
+            let job: Value = client.patch(&format!("/v1/jobs/{}", args.id), &json!({ "trigger": trigger })).await?;
+            let text = field(&job, "trigger_text");
+            output.show(&job, || println!("rescheduled job {}: {text}, next run {}", args.id, next(&job)));
+        }
+        JobCommand::Backfill(args) => backfill(args, client, output).await?,
         JobCommand::History(args) => {
             let outcome = args.outcome.map_or_else(String::new, |kind| format!("&outcome={kind}"));
             let after = args.after.map_or_else(String::new, |run| format!("&after={run}"));
@@ -220,7 +274,7 @@ pub async fn run(command: JobCommand, client: &Client, output: Output) -> Done {
 }
 
 async fn list(args: ListArgs, client: &Client, output: Output) -> Done<()> {
-    let mut path = format!("/v1/jobs?limit={}", args.limit);
+    let mut path = format!("/v1/jobs?jobstore={}&limit={}", args.jobstore, args.limit);
     if let Some(state) = &args.state {
         path.push_str(&format!("&state={}", query(state)));
     }
@@ -262,15 +316,45 @@ async fn list(args: ListArgs, client: &Client, output: Output) -> Done<()> {
     Ok(())
 }
 
-/// Percent-encodes what a query must not hold as it is.
-fn query(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~,".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+async fn backfill(args: BackfillArgs, client: &Client, output: Output) -> Done<()> {
+    let path = format!("/v1/jobs/{}/backfill", args.id);
+    let (Some(from), Some(to)) = (&args.from, &args.to) else {
+        client.delete(&path).await?;
+        output.show(&Value::Null, || println!("cancelled the backfill of job {}", args.id));
+        return Ok(());
+    };
+    let spec = BackfillSpec { from: parse_time(from, args.tz)?, to: parse_time(to, args.tz)? };
+    let asked: Value = client.post(&path, &spec).await?;
+    output.show(&asked, || {
+        println!("{} runs of job {} are to start as slots are free", field(&asked, "runs"), args.id);
+        if client.is_local() {
+            println!("no daemon runs on this home: `sandclock serve` starts them");
+        }
+    });
+    if args.wait && !client.is_local() {
+        let all = (spec.to - spec.from).num_milliseconds().unsigned_abs();
+        let bar = ProgressBar::new(all).with_style(bar_style("backfill"));
+        loop {
+            let job: Value = client.get(&format!("/v1/jobs/{}", args.id)).await?;
+            let left = job["backfill"]["from"].as_str().and_then(|at| DateTime::parse_from_rfc3339(at).ok());
+            let Some(at) = left else { break };
+            bar.set_position((at.to_utc() - spec.from).num_milliseconds().clamp(0, i64::MAX) as u64);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        bar.finish_and_clear();
+    }
+    Ok(())
 }
 
 async fn run_now(args: RunArgs, client: &Client, output: Output) -> Done {
     client.run_here().await?;
-    let asked: Value = client.post(&format!("/v1/jobs/{}/run", args.id), &Value::Null).await?;
+    let arguments = if args.call.is_given() {
+        let (args, kwargs) = args.call.parse()?;
+        json!({ "args": args, "kwargs": kwargs })
+    } else {
+        Value::Null
+    };
+    let asked: Value = client.post(&format!("/v1/jobs/{}/run", args.id), &arguments).await?;
     let id = field(&asked, "run_id");
     if !args.wait && !client.is_local() {
         output.show(&asked, || println!("run {id} of job {} is on its way (`sandclock run show {id}`)", args.id));
@@ -335,7 +419,11 @@ fn show(job: &Value) {
             ),
         ),
         ("misfire grace", field(job, "misfire_grace_time")),
+        ("priority", Some(field(job, "priority")).filter(|priority| priority != "0").unwrap_or_default()),
         ("attempts", field(&job["retry"], "max_attempts")),
+        ("expected every", field(&job["expect"], "period")),
+        ("late", if job["late"] == true { "yes: no run has succeeded in time".into() } else { String::new() }),
+        ("backfill from", time(&job["backfill"]["from"])),
         ("if interrupted", field(job, "on_interrupted")),
         (
             "limits",

@@ -5,8 +5,10 @@ mod client;
 mod events;
 mod exec;
 mod job;
+mod listener;
 mod output;
 mod plugin;
+mod policy;
 mod project;
 mod run;
 mod serve;
@@ -63,6 +65,9 @@ enum Command {
     /// Look at runs and what they wrote; cancel them.
     #[command(subcommand)]
     Run(run::RunCommand),
+    /// Tell webhooks and plugins of events.
+    #[command(subcommand)]
+    Listener(listener::ListenerCommand),
     /// Explain triggers.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
@@ -169,6 +174,7 @@ async fn with_client(command: Command, client: &Client, output: Output) -> Done 
         Command::Exec(args) => exec::run(args, client, output).await,
         Command::Job(command) => job::run(command, client, output).await,
         Command::Run(command) => run::run(command, client, output).await,
+        Command::Listener(command) => listener::run(command, client, output).await,
         Command::Trigger(command) => trigger::run(command, client, output).await,
         Command::Events(args) => events::run(args, client, output).await,
         Command::Status => system::status(client, output).await,

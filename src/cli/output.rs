@@ -4,6 +4,7 @@
 use crate::invalid::printable;
 use chrono::{DateTime, Local, Utc};
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::ProgressStyle;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -114,6 +115,18 @@ pub fn thousands(number: u64) -> String {
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or("")).collect();
     groups.join(" ")
+}
+
+/// Percent-encodes what a query must not hold as it is.
+pub fn query(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~,".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// A bar on stderr for work that takes a while.
+pub fn bar_style(what: &str) -> ProgressStyle {
+    let template = format!("{what} {{bar:40}} {{percent}}% {{elapsed}}");
+    ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::Done;
 use super::client::Client;
-use super::output::{Output, bytes, facts, field, lines, outcome, short_time, table, thousands, time};
-use crate::job::JobId;
+use super::output::{Output, bytes, facts, field, lines, outcome, query, short_time, table, thousands, time};
+use crate::job::{Alias, JobId};
 use crate::run::{OutcomeKind, RunId};
 use crate::trigger::Zone;
 use crate::trigger::parse_time;
@@ -34,6 +34,15 @@ pub struct ListArgs {
     /// Only runs scheduled at or after this time.
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Only runs scheduled before this time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Only runs of jobs with this tag. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    tag: Vec<String>,
+    /// Runs of this job store.
+    #[arg(long, value_name = "ALIAS", default_value = "default")]
+    jobstore: Alias,
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
     /// Continue after this run.
@@ -44,16 +53,21 @@ pub struct ListArgs {
 pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
     match command {
         RunCommand::List(args) => {
-            let mut path = format!("/v1/runs?limit={}", args.limit);
+            let mut path = format!("/v1/runs?jobstore={}&limit={}", args.jobstore, args.limit);
             if let Some(job) = args.job {
                 path.push_str(&format!("&job={job}"));
             }
             if let Some(outcome) = args.outcome {
                 path.push_str(&format!("&outcome={outcome}"));
             }
-            if let Some(since) = args.since {
-                let since = parse_time(&since, Zone::utc())?;
-                path.push_str(&format!("&since={}", since.format("%Y-%m-%dT%H:%M:%S%.6fZ")));
+            for (name, time) in [("since", args.since), ("until", args.until)] {
+                if let Some(time) = time {
+                    let time = parse_time(&time, Zone::utc())?;
+                    path.push_str(&format!("&{name}={}", time.format("%Y-%m-%dT%H:%M:%S%.6fZ")));
+                }
+            }
+            if !args.tag.is_empty() {
+                path.push_str(&format!("&tags={}", query(&args.tag.join(","))));
             }
             if let Some(after) = args.after {
                 path.push_str(&format!("&after={after}"));

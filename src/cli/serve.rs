@@ -42,6 +42,7 @@ pub async fn serve(home: PathBuf, args: ServeArgs) -> Done {
     } else {
         app.scheduler.start().await?;
     }
+    app.listeners.start().await?;
     tracing::info!(home = %home.display(), socket = %socket.display(), slots = args.slots, "serving");
     let mut api = api;
     let served = tokio::select! {

@@ -4,7 +4,9 @@ use super::problem::Problem;
 use crate::config::App;
 use crate::func::{FuncRef, PluginName};
 use crate::invalid::Invalid;
-use crate::job::{Alias, Coalesce, Job, JobId, Limits, OnInterrupted, Overlap, Retry, Status};
+use crate::job::{
+    Alias, Arguments, Coalesce, Expect, Job, JobId, Limits, OnInterrupted, Origin, Overlap, PendingRun, Retry, Status,
+};
 use crate::run::RunId;
 use crate::scheduler::AddOptions;
 use crate::store::{Conflict, JobEntry, JobFilter, List, Page};
@@ -50,6 +52,9 @@ pub struct JobSpec {
     pub on_interrupted: OnInterrupted,
     pub limits: Limits,
     pub pause_after: Option<u32>,
+    pub priority: i8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
     pub tags: BTreeMap<String, String>,
     pub metadata: Map<String, Value>,
     pub paused: bool,
@@ -78,6 +83,7 @@ impl JobSpec {
         (job.overlap, job.retry, job.on_interrupted) = (self.overlap, self.retry, self.on_interrupted);
         (job.limits, job.pause_after) = (self.limits, self.pause_after);
         (job.tags, job.metadata) = (self.tags, self.metadata);
+        (job.priority, job.expect) = (self.priority, self.expect);
         Ok((job, AddOptions { conflict: self.on_conflict, paused: self.paused }))
     }
 }
@@ -103,6 +109,35 @@ pub struct JobView {
     running: usize,
     /// Runs in a row that did not succeed.
     failures: u32,
+    /// Attempts and runs that wait for their time or a slot.
+    pending: Vec<PendingView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backfill: Option<BackfillView>,
+    /// No run has succeeded in the time that `expect` gives.
+    late: bool,
+}
+
+#[derive(Serialize)]
+struct PendingView {
+    id: RunId,
+    scheduled_time: DateTime<Utc>,
+    attempt: u32,
+    due: DateTime<Utc>,
+    origin: Origin,
+}
+
+/// What is left of a backfill.
+#[derive(Serialize)]
+struct BackfillView {
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+}
+
+impl From<&PendingRun> for PendingView {
+    fn from(run: &PendingRun) -> Self {
+        let PendingRun { id, scheduled_time, attempt, due, origin, .. } = run;
+        PendingView { id: *id, scheduled_time: *scheduled_time, attempt: *attempt, due: *due, origin: *origin }
+    }
 }
 
 /// The job without its id, which the view has already.
@@ -135,6 +170,9 @@ impl From<JobEntry> for JobView {
             state,
             running: entry.state.running.len(),
             failures: entry.state.failures,
+            pending: entry.state.pending.iter().map(PendingView::from).collect(),
+            backfill: entry.state.backfill.map(|left| BackfillView { from: left.next, to: left.until }),
+            late: entry.state.late,
             quarantine: entry.state.quarantine,
         }
     }
@@ -146,6 +184,7 @@ pub struct ListQuery {
     state: Option<Status>,
     /// `key=value`, joined by commas.
     tags: Option<String>,
+    jobstore: Option<Alias>,
     plugin: Option<PluginName>,
     after: Option<String>,
     limit: Option<usize>,
@@ -156,13 +195,10 @@ pub async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<List<JobView>>, Problem> {
     let Query(query) = query?;
-    let mut filter = JobFilter { state: query.state, module: query.plugin, ..JobFilter::default() };
-    for tag in query.tags.iter().flat_map(|tags| tags.split(',')) {
-        let (key, value) = tag.split_once('=').ok_or_else(|| Invalid::new("tag", tag, "it has no `=`"))?;
-        filter.tags.insert(key.to_owned(), value.to_owned());
-    }
+    let tags = super::tags(query.tags.as_deref())?;
+    let filter = JobFilter { state: query.state, module: query.plugin, tags };
     let page = Page { after: query.after, limit: query.limit.unwrap_or(Page::default().limit) };
-    let list = app.scheduler.list_jobs(&super::default_store(), &filter, &page).await?;
+    let list = app.scheduler.list_jobs(&query.jobstore.unwrap_or_default(), &filter, &page).await?;
     Ok(Json(List { items: list.items.into_iter().map(JobView::from).collect(), next: list.next }))
 }
 
@@ -198,7 +234,76 @@ pub struct RunAsked {
     run_id: RunId,
 }
 
-pub async fn run(State(app): State<App>, Path(id): Path<String>) -> Result<(StatusCode, Json<RunAsked>), Problem> {
-    let run_id = app.scheduler.run_job(&id.parse()?).await?;
+/// Asks for a run now; a body with `args` and `kwargs` has it called with them instead of the job's.
+pub async fn run(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<RunAsked>), Problem> {
+    let (id, body) = (id.parse()?, body?);
+    let run_id = match body.as_ref() {
+        b"" | b"null" => app.scheduler.run_job(&id).await?,
+        body => {
+            let arguments: Arguments = strict_json::from_slice("arguments", body)?;
+            app.scheduler.run_job_with(&id, arguments).await?
+        }
+    };
     Ok((StatusCode::ACCEPTED, Json(RunAsked { run_id })))
+}
+
+/// Changes the fields that are given, all or none.
+pub async fn modify(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<JobView>, Problem> {
+    let patch: Map<String, Value> = strict_json::from_slice("job", &body?)?;
+    let change = |job: &mut Job| {
+        *job = job.patched(&patch)?;
+        Ok(())
+    };
+    Ok(Json(app.scheduler.try_modify_job(&id.parse()?, change).await?.into()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveAllQuery {
+    jobstore: Option<Alias>,
+}
+
+pub async fn remove_all(
+    State(app): State<App>,
+    query: Result<Query<RemoveAllQuery>, QueryRejection>,
+) -> Result<StatusCode, Problem> {
+    let Query(query) = query?;
+    app.scheduler.remove_all_jobs(&query.jobstore.unwrap_or_default()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A past range: from a time to before another.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackfillSpec {
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+pub struct Backfilled {
+    /// Runs that were asked for.
+    runs: u64,
+}
+
+pub async fn backfill(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Backfilled>), Problem> {
+    let spec: BackfillSpec = strict_json::from_slice("backfill", &body?)?;
+    let runs = app.scheduler.backfill(&id.parse()?, spec.from, spec.to).await?;
+    Ok((StatusCode::ACCEPTED, Json(Backfilled { runs })))
+}
+
+pub async fn cancel_backfill(State(app): State<App>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
+    Ok(Json(app.scheduler.cancel_backfill(&id.parse()?).await?.into()))
 }

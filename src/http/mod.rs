@@ -3,6 +3,7 @@
 
 mod events;
 mod jobs;
+mod listeners;
 mod plugins;
 mod problem;
 mod runs;
@@ -11,19 +12,21 @@ mod system;
 mod unix;
 
 pub use events::Follow;
-pub use jobs::JobSpec;
+pub use jobs::{BackfillSpec, JobSpec};
+pub use listeners::{ListenerSpec, ReplaySpec};
 pub use problem::Problem;
-pub use runs::ExecSpec;
 pub use system::{PreviewSpec, Status};
 #[cfg(unix)]
 pub use unix::serve_unix;
 
 use crate::config::App;
+use crate::invalid::Invalid;
 use crate::job::Alias;
 use crate::sandbox::COMPONENT_BYTES_MAX;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
+use std::collections::BTreeMap;
 
 /// Largest body of a request, in bytes; plugins have their own limit.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -39,11 +42,15 @@ pub fn router(app: App) -> Router {
                 .put(plugins::add)
                 .layer(DefaultBodyLimit::max(COMPONENT_BYTES_MAX + 1)),
         )
-        .route("/v1/jobs", get(jobs::list).post(jobs::add))
-        .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::remove))
+        .route("/v1/jobs", get(jobs::list).post(jobs::add).delete(jobs::remove_all))
+        .route("/v1/jobs/{id}", get(jobs::show).patch(jobs::modify).delete(jobs::remove))
         .route("/v1/jobs/{id}/pause", post(jobs::pause))
         .route("/v1/jobs/{id}/resume", post(jobs::resume))
         .route("/v1/jobs/{id}/run", post(jobs::run))
+        .route("/v1/jobs/{id}/backfill", post(jobs::backfill).delete(jobs::cancel_backfill))
+        .route("/v1/listeners", get(listeners::list))
+        .route("/v1/listeners/{name}", get(listeners::show).put(listeners::put).delete(listeners::remove))
+        .route("/v1/listeners/{name}/replay", post(listeners::replay))
         .route("/v1/exec", post(runs::exec))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{id}", get(runs::show))
@@ -58,6 +65,15 @@ pub fn router(app: App) -> Router {
         .fallback(problem::no_route)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(app)
+}
+
+/// Tags as a query has them: `key=value`, joined by commas.
+fn tags(text: Option<&str>) -> Result<BTreeMap<String, String>, Invalid> {
+    let pair = |tag: &str| {
+        let pair = tag.split_once('=').ok_or_else(|| Invalid::new("tag", tag, "it has no `=`"))?;
+        Ok((pair.0.to_owned(), pair.1.to_owned()))
+    };
+    text.iter().flat_map(|tags| tags.split(',')).map(pair).collect()
 }
 
 /// The job store that lists and events speak of until the API names several.

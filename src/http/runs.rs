@@ -4,7 +4,7 @@ use super::problem::Problem;
 use crate::config::App;
 use crate::executor::{Began, Report};
 use crate::func::FuncRef;
-use crate::job::{Job, JobId, Limits, Origin};
+use crate::job::{Alias, Job, JobId, Limits, Origin};
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
 use crate::store::{Claimed, List, Page, RunFilter};
 use crate::strict_json;
@@ -30,6 +30,10 @@ pub struct ListQuery {
     job: Option<JobId>,
     outcome: Option<OutcomeKind>,
     since: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
+    /// `key=value`, joined by commas.
+    tags: Option<String>,
+    jobstore: Option<Alias>,
     after: Option<String>,
     limit: Option<usize>,
 }
@@ -39,9 +43,10 @@ pub async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<List<Run>>, Problem> {
     let Query(query) = query?;
-    let filter = RunFilter { job: query.job, outcome: query.outcome, since: query.since };
+    let tags = super::tags(query.tags.as_deref())?;
+    let filter = RunFilter { job: query.job, outcome: query.outcome, since: query.since, until: query.until, tags };
     let page = Page { after: query.after, limit: query.limit.unwrap_or(Page::default().limit) };
-    Ok(Json(app.scheduler.list_runs(&super::default_store(), &filter, &page).await?))
+    Ok(Json(app.scheduler.list_runs(&query.jobstore.unwrap_or_default(), &filter, &page).await?))
 }
 
 #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 //! A [`Job`] is data. It is checked as a whole by [`Job::validate`], which every way in calls once;
 //! what changes while the job lives (next run time, running runs, pending attempts) is [`JobState`].
 
+mod patch;
 mod state;
 
 pub use state::{
@@ -242,14 +243,32 @@ impl Retry {
         } else {
             self.outcomes.contains(&outcome)
         };
-        if !wanted || !outcome.is_failure() || attempt >= self.max_attempts {
+        if !wanted || !outcome.is_failure() {
+            return None;
+        }
+        self.wait_after(&run.0.to_bytes(), attempt)
+    }
+
+    /// The wait after so many attempts at anything, if there is one more; `key` spreads its jitter.
+    pub(crate) fn wait_after(&self, key: &[u8], attempt: u32) -> Option<TimeDelta> {
+        if attempt >= self.max_attempts {
             return None;
         }
         let wait = self.first.as_secs_f64() * self.factor.powi(attempt.saturating_sub(1) as i32);
         let wait = Duration::try_from_secs_f64(wait).unwrap_or(self.cap).min(self.cap);
         let window = u64::try_from(self.jitter.as_micros()).unwrap_or(0);
-        let jitter = Duration::from_micros(spread("retry", &run.0.to_bytes(), window));
+        let jitter = Duration::from_micros(spread("retry", key, window));
         TimeDelta::from_std(wait + jitter).ok()
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), Invalid> {
+        within("retry.max_attempts", "", self.max_attempts, 1, ATTEMPTS_MAX, "attempts")?;
+        let factor = self.factor;
+        if !(1.0..=100.0).contains(&factor) {
+            return Err(Invalid::new("retry.factor", factor.to_string(), "it must be 1 to 100"));
+        }
+        within("retry.cap", "", self.cap.as_secs(), 0, 30 * 86_400, "seconds")?;
+        within("retry.jitter", "", self.jitter.as_secs(), 0, 30 * 86_400, "seconds")
     }
 }
 
@@ -425,7 +444,7 @@ impl Job {
             within("expect.grace", "", expect.grace.as_secs(), 0, EXPECT_MAX.as_secs(), "seconds")?;
         }
         self.trigger.validate()?;
-        self.validate_retry()?;
+        self.retry.validate()?;
         self.validate_limits()?;
         within("tags", "", self.tags.len(), 0, TAGS_MAX, "tags")?;
         for (key, value) in &self.tags {
@@ -433,16 +452,6 @@ impl Job {
             within("tag value", value, value.len(), 0, 256, "bytes")?;
         }
         Ok(())
-    }
-
-    fn validate_retry(&self) -> Result<(), Invalid> {
-        within("retry.max_attempts", "", self.retry.max_attempts, 1, ATTEMPTS_MAX, "attempts")?;
-        let factor = self.retry.factor;
-        if !(1.0..=100.0).contains(&factor) {
-            return Err(Invalid::new("retry.factor", factor.to_string(), "it must be 1 to 100"));
-        }
-        within("retry.cap", "", self.retry.cap.as_secs(), 0, 30 * 86_400, "seconds")?;
-        within("retry.jitter", "", self.retry.jitter.as_secs(), 0, 30 * 86_400, "seconds")
     }
 
     fn validate_limits(&self) -> Result<(), Invalid> {

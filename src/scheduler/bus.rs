@@ -68,9 +68,9 @@ impl Bus {
         Subscription { receiver: self.sender.subscribe(), mask }
     }
 
-    /// Calls `listener` for each event of the mask, on a thread of its own, so that one that blocks
+    /// Calls `listener` for each event of the mask, and for what it lost by being slow, on a thread of its own, so that one that blocks
     /// holds up nobody. One that panics is logged and goes on hearing.
-    pub fn listen(&self, mask: EventMask, listener: impl Fn(&Event) + Send + 'static) -> ListenerId {
+    pub fn listen(&self, mask: EventMask, listener: impl Fn(&Heard) + Send + 'static) -> ListenerId {
         let Subscription { mut receiver, mask } = self.subscribe(mask);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -80,16 +80,18 @@ impl Bus {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                match heard {
-                    Ok(event) if mask.contains(event.kind) => {
-                        let call = AssertUnwindSafe(|| listener(&event));
-                        if std::panic::catch_unwind(call).is_err() {
-                            tracing::error!(seq = event.seq, kind = %event.kind, "a listener panicked");
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(RecvError::Lagged(lost)) => tracing::warn!(lost, "a listener is slow and lost events"),
+                let heard = match heard {
+                    Ok(event) if mask.contains(event.kind) => Heard::Event(event),
+                    Ok(_) => continue,
+                    Err(RecvError::Lagged(lost)) => Heard::Lagged(lost),
                     Err(RecvError::Closed) => return,
+                };
+                if let Heard::Lagged(lost) = heard {
+                    tracing::warn!(lost, "a listener is slow and lost events");
+                }
+                let call = AssertUnwindSafe(|| listener(&heard));
+                if std::panic::catch_unwind(call).is_err() {
+                    tracing::error!("a listener panicked");
                 }
             }
         };

@@ -7,12 +7,14 @@ mod background;
 mod bus;
 mod dispatch;
 mod jobs;
+mod listeners;
 mod runs;
 
 pub use background::BackgroundScheduler;
 pub use bus::{EVENTS_MAX, Heard, ListenerId, Subscription};
 pub use dispatch::CHANGES_MAX;
 pub use jobs::BACKFILL_MAX;
+pub use listeners::{LISTENERS_MAX, Listeners};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
@@ -278,8 +280,8 @@ impl Scheduler {
 
     // --- events ---
 
-    /// Calls `listener` for each event of the mask, after the commit that the event reports.
-    pub fn add_listener(&self, mask: impl Into<EventMask>, listener: impl Fn(&Event) + Send + 'static) -> ListenerId {
+    /// Calls `listener` for each event of the mask, on a thread of its own, after the commit that the event reports.
+    pub fn add_listener(&self, mask: impl Into<EventMask>, listener: impl Fn(&Heard) + Send + 'static) -> ListenerId {
         self.0.bus.listen(mask.into(), listener)
     }
 

@@ -2,12 +2,14 @@
 
 use super::table::Table;
 use super::{
-    Counts, JobEntry, JobFilter, JobStore, List, Page, PluginStore, Retention, RunFilter, Turn, Turned, closed,
+    Counts, JobEntry, JobFilter, JobStore, List, ListenerStore, Page, PluginStore, Retention, RunFilter, Turn, Turned,
+    closed,
 };
 use crate::error::Result;
 use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
 use crate::job::{Alias, JobId};
+use crate::listener::{Listener, Progress};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
 use async_trait::async_trait;
@@ -116,6 +118,7 @@ impl JobStore for MemoryStore {
         let kept = inner.runs.values().rev().map(|(run, _)| run);
         let matching = super::merged(live.into_iter(), kept, |run| run.id)
             .filter(|run| before.is_none_or(|before| run.id < before) && filter.matches(run))
+            .filter(|run| filter.tagged(run, |id| inner.table.get(id)?.job))
             .cloned();
         Ok(List::page(matching, page.limit, |run| run.id.to_string()))
     }
@@ -138,6 +141,32 @@ impl JobStore for MemoryStore {
     async fn close(&self) -> Result<()> {
         self.inner()?.closed = true;
         Ok(())
+    }
+}
+
+/// Listeners in memory.
+#[derive(Default)]
+pub struct MemoryListenerStore(Mutex<BTreeMap<Alias, (Listener, Progress)>>);
+
+impl MemoryListenerStore {
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<Alias, (Listener, Progress)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl ListenerStore for MemoryListenerStore {
+    async fn put_listener(&self, listener: &Listener, progress: &Progress) -> Result<()> {
+        self.listeners().insert(listener.name.clone(), (listener.clone(), progress.clone()));
+        Ok(())
+    }
+
+    async fn list_listeners(&self) -> Result<Vec<(Listener, Progress)>> {
+        Ok(self.listeners().values().cloned().collect())
+    }
+
+    async fn remove_listener(&self, name: &Alias) -> Result<bool> {
+        Ok(self.listeners().remove(name).is_some())
     }
 }
 

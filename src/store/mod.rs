@@ -7,12 +7,13 @@ mod sled;
 mod table;
 
 pub use self::sled::{OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
-pub use memory::{MemoryPluginStore, MemoryStore};
+pub use memory::{MemoryListenerStore, MemoryPluginStore, MemoryStore};
 
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
 use crate::job::{Alias, Arguments, Job, JobId, JobState, Question, Status};
+use crate::listener::{Listener, Progress};
 use crate::plugin::Plugin;
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
 use async_trait::async_trait;
@@ -236,6 +237,11 @@ pub struct RunFilter {
     pub outcome: Option<OutcomeKind>,
     /// Runs with a scheduled time at or after this.
     pub since: Option<DateTime<Utc>>,
+    /// Runs with a scheduled time before this.
+    pub until: Option<DateTime<Utc>>,
+    /// Runs of jobs that have all these tags now.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
 
 impl RunFilter {
@@ -243,6 +249,13 @@ impl RunFilter {
         self.job.as_ref().is_none_or(|job| run.job_id == *job)
             && self.outcome.is_none_or(|kind| run.outcome.as_ref().is_some_and(|o| o.kind() == kind))
             && self.since.is_none_or(|since| run.scheduled_time >= since)
+            && self.until.is_none_or(|until| run.scheduled_time < until)
+    }
+
+    /// Whether a run's job has the tags; `job` finds it.
+    pub(crate) fn tagged(&self, run: &Run, job: impl FnOnce(&JobId) -> Option<Arc<Job>>) -> bool {
+        self.tags.is_empty()
+            || job(&run.job_id).is_some_and(|job| self.tags.iter().all(|(key, value)| job.tags.get(key) == Some(value)))
     }
 }
 
@@ -369,6 +382,19 @@ pub trait PluginStore: Send + Sync {
 
     /// The component's bytes, verified against the digest; `None` if there is none.
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>>;
+}
+
+/// Listeners that are told of stored events, and how far each is.
+#[async_trait]
+pub trait ListenerStore: Send + Sync {
+    /// Replaces what is known of the listener with this name, durably.
+    async fn put_listener(&self, listener: &Listener, progress: &Progress) -> Result<()>;
+
+    /// All of them, by name.
+    async fn list_listeners(&self) -> Result<Vec<(Listener, Progress)>>;
+
+    /// False if there was none.
+    async fn remove_listener(&self, name: &Alias) -> Result<bool>;
 }
 
 /// What [`PluginStore::resolve`] answers, given the plugin.

@@ -55,8 +55,10 @@ async fn load(home: &Path, acks: Acks, lasts: Duration) {
     scheduler.add_executor(Alias::default(), Arc::new(native)).await.unwrap();
     scheduler.add_jobstore(Alias::default(), Arc::new(store)).await.unwrap();
     let told = acks.clone();
-    scheduler.add_listener(EventMask::ALL, move |event| {
-        if event.seq > 0 {
+    scheduler.add_listener(EventMask::ALL, move |heard| {
+        if let Heard::Event(event) = heard
+            && event.seq > 0
+        {
             let run = event.run_id.map_or(String::new(), |id| id.to_string());
             told.tell(format!("event {} {} {run}\n", event.seq, event.kind));
         }

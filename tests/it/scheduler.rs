@@ -323,8 +323,10 @@ async fn a_listener_that_panics_harms_nobody() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let list = heard.clone();
     bench.scheduler.add_listener(EventKind::JobExecuted, |_| panic!("a bad listener"));
-    let id = bench.scheduler.add_listener(EventKind::JobExecuted | EventKind::JobAdded, move |event| {
-        list.lock().unwrap().push(event.kind);
+    let id = bench.scheduler.add_listener(EventKind::JobExecuted | EventKind::JobAdded, move |heard| {
+        if let Heard::Event(event) = heard {
+            list.lock().unwrap().push(event.kind);
+        }
     });
     bench.scheduler.start().await.unwrap();
     for n in 0..2 {

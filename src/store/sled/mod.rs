@@ -23,18 +23,20 @@ pub use export::{Recovered, recover};
 
 use super::table::{Delta, Table};
 use super::{
-    Counts, JobEntry, JobFilter, JobStore, List, Page, PluginStore, Retention, RunFilter, Turn, Turned, closed,
+    Counts, JobEntry, JobFilter, JobStore, List, ListenerStore, Page, PluginStore, Retention, RunFilter, Turn, Turned,
+    closed,
 };
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
 use crate::job::{Alias, Arguments, Job, JobId};
+use crate::listener::{Listener, Progress};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use codec::{decode_state, encode_state, piece_of, pieces, prefix, seal, unseal};
-use disk::{ARGUMENTS, DirLock, Disk, HOT, JOB, PLUGIN, Writes};
+use disk::{ARGUMENTS, DirLock, Disk, HOT, JOB, LISTENER, PLUGIN, Writes};
 use history::History;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -313,7 +315,11 @@ impl Open {
             }
             blocks.run(id).map_err(|error| failed = Some(error)).ok()?
         });
-        let list = List::page(runs.filter(|run| filter.matches(run)), page.limit, |run| run.id.to_string());
+        let list = List::page(
+            runs.filter(|run| filter.matches(run) && filter.tagged(run, |id| self.table.get(id)?.job)),
+            page.limit,
+            |run| run.id.to_string(),
+        );
         failed.map_or(Ok(list), Err)
     }
 
@@ -484,5 +490,49 @@ impl PluginStore for SledStore {
         let (home, digest) = (self.home.clone(), digest.to_owned());
         let work = move || component::read(&home, &digest);
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("reading a component broke off", e)))
+    }
+}
+
+/// A listener on disk.
+#[derive(Serialize, Deserialize)]
+struct StoredListener {
+    listener: Listener,
+    progress: Progress,
+}
+
+#[async_trait]
+impl ListenerStore for SledStore {
+    async fn put_listener(&self, listener: &Listener, progress: &Progress) -> Result<()> {
+        let stored = StoredListener { listener: listener.clone(), progress: progress.clone() };
+        self.write(move |open| {
+            let mut writes = Writes::default();
+            let bytes = serde_json::to_vec(&stored).map_err(|e| Error::host("cannot encode a listener", e))?;
+            open.put_pieces(LISTENER, stored.listener.name.as_str().as_bytes(), Some(&bytes), &mut writes)?;
+            open.disk.commit(writes)
+        })
+        .await
+    }
+
+    async fn list_listeners(&self) -> Result<Vec<(Listener, Progress)>> {
+        self.read(|open| {
+            let decode = |bytes: Vec<u8>| serde_json::from_slice::<StoredListener>(&bytes).ok();
+            let stored = joined(&open.disk, LISTENER)?.into_values().filter_map(decode);
+            Ok(stored.map(|stored| (stored.listener, stored.progress)).collect())
+        })
+        .await
+    }
+
+    async fn remove_listener(&self, name: &Alias) -> Result<bool> {
+        let name = name.clone();
+        self.write(move |open| {
+            let mut writes = Writes::default();
+            let key = name.as_str().as_bytes();
+            if open.disk.tree(LISTENER).scan_prefix(prefix(key)).next().is_none() {
+                return Ok(false);
+            }
+            open.put_pieces(LISTENER, key, None, &mut writes)?;
+            open.disk.commit(writes).map(|()| true)
+        })
+        .await
     }
 }

@@ -1,0 +1,71 @@
+//! Telling stored listeners: webhooks over HTTP, and exports of plugins.
+
+mod webhook;
+
+use crate::delivery::{Delivery, Notice};
+use crate::error::Result;
+use crate::executor::PluginHost;
+use crate::job::Job;
+use crate::listener::{Listener, Target};
+use crate::run::{Outcome, Run, RunId};
+use crate::trigger::Trigger;
+use async_trait::async_trait;
+use chrono::Utc;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use webhook::Webhooks;
+
+/// Delivers to every kind of target.
+pub struct Outbound {
+    webhooks: Webhooks,
+    plugins: PluginHost,
+    node: String,
+}
+
+impl Outbound {
+    pub fn new(plugins: PluginHost, node: String) -> Result<Self> {
+        Ok(Outbound { webhooks: Webhooks::new()?, plugins, node })
+    }
+}
+
+#[async_trait]
+impl Delivery for Outbound {
+    async fn check(&self, listener: &Listener) -> Result<()> {
+        listener.validate()?;
+        match &listener.target {
+            Target::Webhook { .. } => Ok(()),
+            Target::Plugin { .. } => self.plugins.bind(&call(listener, Value::Null)?).await.map(|_| ()),
+        }
+    }
+
+    async fn deliver(&self, listener: &Listener, notice: Notice<'_>) -> std::result::Result<(), String> {
+        match &listener.target {
+            Target::Webhook { url, secret } => {
+                self.webhooks.post(url, secret.as_deref(), &self.node, listener, notice).await
+            }
+            Target::Plugin { .. } => {
+                let job = call(listener, notice.json()).map_err(|error| error.to_string())?;
+                let id = RunId(ulid::Ulid::nil());
+                let run = Run::claimed(id, &job, Utc::now(), self.node.as_str().into());
+                let claimed = crate::store::Claimed { run, job: job.into() };
+                let ended = match self.plugins.ready(claimed).await {
+                    Ok(ready) => ready.run(CancellationToken::new()).await.outcome,
+                    Err(report) => report.outcome,
+                };
+                match ended {
+                    Outcome::Succeeded { .. } => Ok(()),
+                    outcome => Err(format!("{}: {}", outcome.kind(), outcome.error().unwrap_or("no reason"))),
+                }
+            }
+        }
+    }
+}
+
+/// The call of a listener's export with an event as JSON text.
+fn call(listener: &Listener, event: Value) -> Result<Job> {
+    let Target::Plugin { func, limits } = &listener.target else { unreachable!("asked of plugins only") };
+    let mut job = Job::new("listener".parse()?, func.clone(), Trigger::now());
+    (job.args, job.limits) = (vec![event.to_string().into()], *limits);
+    job.validate()?;
+    Ok(job)
+}

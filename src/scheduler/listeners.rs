@@ -1,0 +1,281 @@
+//! Stored listeners: each is told of stored events in order, by a task of its own, so that one that
+//! is slow or gone holds up nobody. What is told is at least once: progress is stored after the
+//! telling.
+
+use super::{Heard, Scheduler, Subscription, lock};
+use crate::clock::Clock;
+use crate::delivery::{Delivery, Notice};
+use crate::error::{Error, Result};
+use crate::event::EventMask;
+use crate::job::Alias;
+use crate::listener::{Listener, Progress};
+use crate::store::ListenerStore;
+use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Listeners of one scheduler.
+pub const LISTENERS_MAX: usize = 64;
+/// Events that a task reads at a time.
+const BATCH: usize = 256;
+/// How much telling may go without its progress being stored; a crash repeats it.
+const SAVE_EVERY: TimeDelta = TimeDelta::seconds(1);
+
+/// The stored listeners of a scheduler, told of the events of its default store.
+#[derive(Clone)]
+pub struct Listeners(Arc<Inner>);
+
+struct Inner {
+    scheduler: Scheduler,
+    store: Arc<dyn ListenerStore>,
+    delivery: Arc<dyn Delivery>,
+    entries: Mutex<Option<BTreeMap<Alias, Entry>>>,
+}
+
+struct Entry {
+    listener: Arc<Listener>,
+    progress: Arc<Mutex<Progress>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Listeners {
+    pub fn new(scheduler: Scheduler, store: Arc<dyn ListenerStore>, delivery: Arc<dyn Delivery>) -> Self {
+        Listeners(Arc::new(Inner { scheduler, store, delivery, entries: Mutex::new(None) }))
+    }
+
+    /// Begins to tell. Before this, listeners can be added and looked at.
+    pub async fn start(&self) -> Result<()> {
+        let stored = self.0.store.list_listeners().await?;
+        let entries = stored.into_iter().map(|(listener, progress)| {
+            let entry = self.spawn(listener, progress);
+            (entry.listener.name.clone(), entry)
+        });
+        *lock(&self.0.entries) = Some(entries.collect());
+        Ok(())
+    }
+
+    /// Stops telling, and stores how far each listener is.
+    pub async fn stop(&self) {
+        let entries = lock(&self.0.entries).take().unwrap_or_default();
+        for entry in entries.into_values() {
+            entry.stop.cancel();
+            let _ = entry.task.await;
+        }
+    }
+
+    /// Adds a listener, or replaces the one of its name, which goes on from where it was. A new one
+    /// hears what happens from now on.
+    pub async fn put(&self, listener: Listener) -> Result<(Listener, Progress)> {
+        self.0.delivery.check(&listener).await?;
+        let known = self.list().await?;
+        let before = known.iter().find(|(known, _)| known.name == listener.name).map(|(_, progress)| progress.clone());
+        if before.is_none() && known.len() >= LISTENERS_MAX {
+            return Err(Error::Busy { max: LISTENERS_MAX });
+        }
+        let progress = match before {
+            Some(progress) => Progress { attempt: 0, retry_at: None, ..progress },
+            None => Progress { after: self.last_event().await?, ..Progress::default() },
+        };
+        self.replace(listener, progress).await
+    }
+
+    /// Tells a listener again of what is stored after a sequence number.
+    pub async fn replay(&self, name: &Alias, after: u64) -> Result<(Listener, Progress)> {
+        let (listener, progress) = self.get(name).await?;
+        let after = after.min(self.last_event().await?);
+        self.replace(listener, Progress { after, attempt: 0, retry_at: None, ..progress }).await
+    }
+
+    async fn replace(&self, listener: Listener, progress: Progress) -> Result<(Listener, Progress)> {
+        let old = lock(&self.0.entries).as_mut().and_then(|entries| entries.remove(&listener.name));
+        if let Some(old) = old {
+            old.stop.cancel();
+            let _ = old.task.await;
+        }
+        self.0.store.put_listener(&listener, &progress).await?;
+        if lock(&self.0.entries).is_some() {
+            let entry = self.spawn(listener.clone(), progress.clone());
+            if let Some(entries) = lock(&self.0.entries).as_mut() {
+                entries.insert(listener.name.clone(), entry);
+            }
+        }
+        Ok((listener, progress))
+    }
+
+    pub async fn remove(&self, name: &Alias) -> Result<()> {
+        let old = lock(&self.0.entries).as_mut().and_then(|entries| entries.remove(name));
+        if let Some(old) = old {
+            old.stop.cancel();
+            let _ = old.task.await;
+        }
+        if self.0.store.remove_listener(name).await? { Ok(()) } else { Err(Error::ListenerNotFound(name.clone())) }
+    }
+
+    pub async fn get(&self, name: &Alias) -> Result<(Listener, Progress)> {
+        let all = self.list().await?;
+        let found = all.into_iter().find(|(listener, _)| listener.name == *name);
+        found.ok_or_else(|| Error::ListenerNotFound(name.clone()))
+    }
+
+    /// All listeners by name, and how far each is.
+    pub async fn list(&self) -> Result<Vec<(Listener, Progress)>> {
+        if let Some(entries) = &*lock(&self.0.entries) {
+            let shown = |entry: &Entry| ((*entry.listener).clone(), lock(&entry.progress).clone());
+            return Ok(entries.values().map(shown).collect());
+        }
+        self.0.store.list_listeners().await
+    }
+
+    async fn last_event(&self) -> Result<u64> {
+        Ok(self.0.scheduler.counts(&Alias::default()).await?.last_event)
+    }
+
+    fn spawn(&self, listener: Listener, progress: Progress) -> Entry {
+        let (listener, stop) = (Arc::new(listener), CancellationToken::new());
+        let shared = Arc::new(Mutex::new(progress.clone()));
+        let teller = Teller {
+            events: self.0.scheduler.subscribe(EventMask::ALL),
+            scheduler: self.0.scheduler.clone(),
+            store: self.0.store.clone(),
+            delivery: self.0.delivery.clone(),
+            listener: listener.clone(),
+            saved: (self.0.scheduler.clock().now(), progress.clone()),
+            progress,
+            shared: shared.clone(),
+        };
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut teller = teller;
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = teller.tell() => {}
+            }
+            teller.save().await;
+        });
+        Entry { listener, progress: shared, stop, task }
+    }
+}
+
+/// What tells one listener.
+struct Teller {
+    scheduler: Scheduler,
+    store: Arc<dyn ListenerStore>,
+    delivery: Arc<dyn Delivery>,
+    listener: Arc<Listener>,
+    /// Only a hint that there is something new.
+    events: Subscription,
+    progress: Progress,
+    /// What others see of it.
+    shared: Arc<Mutex<Progress>>,
+    saved: (DateTime<Utc>, Progress),
+}
+
+impl Teller {
+    async fn tell(&mut self) {
+        loop {
+            let clock = self.scheduler.clock().clone();
+            while let Some(at) = self.progress.retry_at.filter(|at| *at > clock.now()) {
+                clock.sleep_until(at).await;
+            }
+            let batch = self.scheduler.list_events(&Alias::default(), self.progress.after, BATCH).await;
+            match batch {
+                Ok(batch) if batch.is_empty() => {
+                    self.save().await;
+                    // Any event, or having lost some, is a reason to look.
+                    if let None = self.events.next().await {
+                        return;
+                    }
+                    self.drain().await;
+                }
+                Ok(batch) => self.tell_batch(&*clock, &batch).await,
+                Err(error) => {
+                    tracing::warn!(listener = %self.listener.name, error = error.chain(), "cannot read events");
+                    let later = clock.now() + TimeDelta::seconds(10);
+                    while clock.now() < later {
+                        clock.sleep_until(later).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets hints that are there already: one look answers them all.
+    async fn drain(&mut self) {
+        while let Some(Some(Heard::Event(_) | Heard::Lagged(_))) = futures::FutureExt::now_or_never(self.events.next())
+        {
+        }
+    }
+
+    /// Tells of a batch in order, up to an event that is not taken.
+    async fn tell_batch(&mut self, clock: &dyn Clock, batch: &[crate::event::Event]) {
+        let gap = batch[0].seq - self.progress.after - 1;
+        if gap > 0 {
+            self.progress.missed += gap;
+            self.progress.pass(batch[0].seq - 1);
+        }
+        if !self.tell_of_missed(clock, batch[0].seq).await {
+            return;
+        }
+        for event in batch {
+            if !self.listener.hears(event) {
+                self.progress.pass(event.seq);
+                continue;
+            }
+            let told = self.delivery.deliver(&self.listener, Notice::Event(event)).await;
+            let now = clock.now();
+            match told {
+                Ok(()) => self.progress.took(event.seq),
+                Err(error) => self.progress.failed(&self.listener.retry, event, now, error),
+            }
+            lock(&self.shared).clone_from(&self.progress);
+            if self.progress.retry_at.is_some() {
+                return self.save().await;
+            }
+            if now - self.saved.0 >= SAVE_EVERY {
+                self.save().await;
+            }
+        }
+        lock(&self.shared).clone_from(&self.progress);
+    }
+
+    /// A listener that missed something is told so before it is told more. False if it did not take
+    /// that.
+    async fn tell_of_missed(&mut self, clock: &dyn Clock, before: u64) -> bool {
+        let count = self.progress.missed - self.progress.missed_told;
+        if count == 0 {
+            return true;
+        }
+        let told = self.delivery.deliver(&self.listener, Notice::Missed { count, before }).await;
+        match told {
+            Ok(()) => self.progress.missed_told = self.progress.missed,
+            Err(error) => {
+                self.progress.attempt += 1;
+                self.progress.last_error = Some(error);
+                let wait = self.listener.retry.wait_after(&before.to_be_bytes(), self.progress.attempt);
+                self.progress.retry_at = wait.map(|wait| clock.now() + wait);
+                if wait.is_none() {
+                    self.progress.missed_told = self.progress.missed;
+                    self.progress.pass(before - 1);
+                }
+            }
+        }
+        lock(&self.shared).clone_from(&self.progress);
+        self.progress.retry_at.is_none()
+    }
+
+    async fn save(&mut self) {
+        if self.saved.1 == self.progress {
+            return;
+        }
+        match self.store.put_listener(&self.listener, &self.progress).await {
+            Ok(()) => self.saved = (self.scheduler.clock().now(), self.progress.clone()),
+            Err(error) => {
+                let error = error.chain();
+                tracing::warn!(listener = %self.listener.name, error, "cannot store how far a listener is");
+            }
+        }
+    }
+}
