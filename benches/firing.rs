@@ -143,7 +143,7 @@ async fn fill(store: &dyn JobStore, jobs: usize, trigger: impl Fn(usize) -> Trig
     for chunk in ids.chunks(256) {
         let change = |n: &usize| {
             let job = Job::new(format!("job-{n}").parse().unwrap(), "noop:run".parse().unwrap(), trigger(*n));
-            Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse }
+            Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None }
         };
         let turn = Turn {
             now: Utc::now(),

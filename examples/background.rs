@@ -1,7 +1,7 @@
 //! The scheduler on threads of its own, for a program without an async runtime.
 
 use sandclock::{
-    AddOptions, Alias, BackgroundScheduler, Clock, Drain, EventKind, Job, MemoryStore, NativeExecutor, Result,
+    AddOptions, Alias, BackgroundScheduler, Clock, Drain, EventKind, Heard, Job, MemoryStore, NativeExecutor, Result,
     Scheduler, SystemClock, Trigger,
 };
 use serde_json::json;

@@ -30,6 +30,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod bundle;
 mod clock;
 mod event;
 mod func;
@@ -48,6 +49,7 @@ pub mod executor;
 pub mod outbound;
 pub mod sandbox;
 pub mod scheduler;
+pub mod simulate;
 pub mod store;
 pub mod zoneinfo;
 

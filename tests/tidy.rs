@@ -28,6 +28,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("sandbox", 2),
     ("outbound", 2),
     ("scheduler", 3),
+    ("simulate", 3),
     ("config", 4),
     ("http", 4),
     ("cli", 4),

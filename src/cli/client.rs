@@ -86,6 +86,10 @@ impl Client {
         self.ask(Method::PATCH, path, Some(body.into())).await
     }
 
+    pub async fn post_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Done<T> {
+        self.ask(Method::POST, path, Some(body.into())).await
+    }
+
     pub async fn put_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Done<T> {
         self.ask(Method::PUT, path, Some(body.into())).await
     }
@@ -98,12 +102,7 @@ impl Client {
         let (status, body) = self.send(method, path, body).await?;
         let body = body.collect().await.map_err(|e| Failure::failed(format!("the answer broke off: {e}")))?.to_bytes();
         if !status.is_success() {
-            return Err(match serde_json::from_slice::<Problem>(&body) {
-                // What the command line sent was the user's.
-                Ok(problem) if problem.code == "invalid" => Failure { code: 2, text: problem.detail },
-                Ok(problem) => Failure::failed(problem.detail),
-                Err(_) => Failure::failed(format!("the daemon answered {status}")),
-            });
+            return Err(refused(status, &body));
         }
         let body = if body.is_empty() { Bytes::from_static(b"null") } else { body };
         serde_json::from_slice(&body).map_err(|e| Failure::failed(format!("the answer is not understood: {e}")))
@@ -130,29 +129,53 @@ impl Client {
 
     /// The data of a stream of server-sent events, one at a time.
     pub async fn stream(&self, path: &str) -> Done<impl Stream<Item = String> + Unpin + use<>> {
-        let (status, body) = self.send(Method::GET, path, None).await?;
+        let messages = self.split(Method::GET, path, None, b"\n\n").await?;
+        Ok(Box::pin(messages.filter_map(|message| {
+            let data = message.lines().filter_map(|line| line.strip_prefix("data:"));
+            let data: Vec<&str> = data.map(str::trim_start).collect();
+            std::future::ready(Some(data.join("\n")).filter(|data| !data.is_empty()))
+        })))
+    }
+
+    /// The lines of an answer, one at a time.
+    pub async fn lines<T: Serialize>(&self, path: &str, body: &T) -> Done<impl Stream<Item = String> + Unpin + use<T>> {
+        let body = serde_json::to_vec(body).map_err(|e| Failure::failed(e.to_string()))?;
+        self.split(Method::POST, path, Some(body.into()), b"\n").await
+    }
+
+    /// An answer that comes in parts, each ended by `end`.
+    async fn split(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        end: &'static [u8],
+    ) -> Done<impl Stream<Item = String> + Unpin + use<>> {
+        let (status, body) = self.send(method, path, body).await?;
         if !status.is_success() {
             let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            let detail = serde_json::from_slice::<Problem>(&body).map_or_else(|_| status.to_string(), |p| p.detail);
-            return Err(Failure::failed(detail));
+            return Err(refused(status, &body));
         }
         let chunks = body.into_data_stream().filter_map(|chunk| std::future::ready(chunk.ok()));
-        let lines = futures::stream::unfold((Box::pin(chunks), Vec::new()), |(mut chunks, mut rest)| async move {
+        let parts = futures::stream::unfold((Box::pin(chunks), Vec::new()), move |(mut chunks, mut rest)| async move {
             loop {
-                if let Some(end) = rest.windows(2).position(|pair| pair == b"\n\n") {
-                    let message: Vec<u8> = rest.drain(..end + 2).collect();
-                    let message = String::from_utf8_lossy(&message);
-                    let data: Vec<&str> = message.lines().filter_map(|line| line.strip_prefix("data:")).collect();
-                    if !data.is_empty() {
-                        let data = data.iter().map(|line| line.trim_start()).collect::<Vec<_>>().join("\n");
-                        return Some((data, (chunks, rest)));
-                    }
-                    continue;
+                if let Some(at) = rest.windows(end.len()).position(|bytes| bytes == end) {
+                    let part: Vec<u8> = rest.drain(..at + end.len()).collect();
+                    return Some((String::from_utf8_lossy(&part[..at]).into_owned(), (chunks, rest)));
                 }
                 rest.extend_from_slice(&chunks.next().await?);
             }
         });
-        Ok(Box::pin(lines))
+        Ok(Box::pin(parts))
+    }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    match serde_json::from_slice::<Problem>(body) {
+        // What the command line sent was the user's.
+        Ok(problem) if problem.code == "invalid" => Failure { code: 2, text: problem.detail },
+        Ok(problem) => Failure::failed(problem.detail),
+        Err(_) => Failure::failed(format!("the daemon answered {status}")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line. It holds no rules: every command is a request to the HTTP API, of the daemon
 //! if one runs, else of a router in this process over the same home directory.
 
+mod bundle;
 mod client;
 mod events;
 mod exec;
@@ -12,6 +13,7 @@ mod policy;
 mod project;
 mod run;
 mod serve;
+mod simulate;
 mod system;
 mod trigger;
 
@@ -73,6 +75,14 @@ enum Command {
     Trigger(trigger::TriggerCommand),
     /// Show what happened, and what happens.
     Events(events::EventsArgs),
+    /// Show what would run, with the real scheduler on a virtual clock.
+    Simulate(simulate::SimulateArgs),
+    /// Write plugins and jobs as one file.
+    Export(bundle::ExportArgs),
+    /// Read plugins and jobs from a file, checked one by one.
+    Import(bundle::ImportArgs),
+    /// Make plugins and jobs what a file declares, showing a plan first.
+    Apply(bundle::ApplyArgs),
     /// Run the daemon: fire jobs until stopped.
     Serve(serve::ServeArgs),
     /// Say what runs where.
@@ -176,6 +186,10 @@ async fn with_client(command: Command, client: &Client, output: Output) -> Done 
         Command::Run(command) => run::run(command, client, output).await,
         Command::Listener(command) => listener::run(command, client, output).await,
         Command::Trigger(command) => trigger::run(command, client, output).await,
+        Command::Simulate(args) => simulate::run(args, client, output).await,
+        Command::Export(args) => bundle::export(args, client).await,
+        Command::Import(args) => bundle::import(args, client, output).await,
+        Command::Apply(args) => bundle::apply(args, client, output).await,
         Command::Events(args) => events::run(args, client, output).await,
         Command::Status => system::status(client, output).await,
         Command::Serve(_) | Command::Recover | Command::Completions { .. } => {

@@ -62,7 +62,7 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
-    fn into_job(self, now: DateTime<Utc>) -> Result<(Job, AddOptions), Invalid> {
+    pub(super) fn into_job(self, now: DateTime<Utc>) -> Result<(Job, AddOptions), Invalid> {
         let func =
             self.func.ok_or_else(|| Invalid::new("job", "", "`func` is missing").hint("such as `hello:greet`"))?;
         let id = match self.id {

@@ -1,12 +1,14 @@
 //! The HTTP API. The command line speaks it too: over the daemon's socket when one runs, else to
 //! the same router inside its own process. No rule about jobs lives here.
 
+mod bundle;
 mod events;
 mod jobs;
 mod listeners;
 mod plugins;
 mod problem;
 mod runs;
+mod simulate;
 mod system;
 #[cfg(unix)]
 mod unix;
@@ -15,6 +17,7 @@ pub use events::Follow;
 pub use jobs::{BackfillSpec, JobSpec};
 pub use listeners::{ListenerSpec, ReplaySpec};
 pub use problem::Problem;
+pub use simulate::{SimulateLine, SimulateSpec};
 pub use system::{PreviewSpec, Status};
 #[cfg(unix)]
 pub use unix::serve_unix;
@@ -51,6 +54,14 @@ pub fn router(app: App) -> Router {
         .route("/v1/listeners", get(listeners::list))
         .route("/v1/listeners/{name}", get(listeners::show).put(listeners::put).delete(listeners::remove))
         .route("/v1/listeners/{name}/replay", post(listeners::replay))
+        .route("/v1/simulate", post(simulate::simulate))
+        .route("/v1/export", get(bundle::export))
+        .route("/v1/import", post(bundle::import).layer(DefaultBodyLimit::max(bundle::BUNDLE_BYTES_MAX)))
+        .route(
+            "/v1/import/apscheduler",
+            post(bundle::import_apscheduler).layer(DefaultBodyLimit::max(bundle::BUNDLE_BYTES_MAX)),
+        )
+        .route("/v1/apply", post(bundle::apply).layer(DefaultBodyLimit::max(bundle::BUNDLE_BYTES_MAX)))
         .route("/v1/exec", post(runs::exec))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{id}", get(runs::show))

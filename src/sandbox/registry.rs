@@ -68,6 +68,11 @@ impl Registry {
         self.plugins.get(name).await?.ok_or_else(|| Error::PluginNotFound(name.clone()))
     }
 
+    /// The bytes of a component, verified.
+    pub async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>> {
+        self.plugins.component(digest).await
+    }
+
     /// All plugins, by name.
     pub async fn list(&self) -> Result<Vec<Plugin>> {
         self.plugins.list().await

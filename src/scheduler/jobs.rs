@@ -20,9 +20,10 @@ pub const BACKFILL_MAX: u64 = 100_000;
 impl Scheduler {
     /// Adds a job, checked as a whole first: its own rules, its executor, its function and arguments.
     pub async fn add_job(&self, job: Job, options: AddOptions) -> Result<JobEntry> {
-        self.check(&job).await?;
+        let first = self.check(&job).await?;
         let store = job.jobstore.clone();
-        let change = Change::Add { job: Box::new(job), paused: options.paused, conflict: options.conflict };
+        let AddOptions { paused, conflict } = options;
+        let change = Change::Add { job: Box::new(job), paused, conflict, first };
         self.change_job(&store, change).await
     }
 
@@ -44,9 +45,9 @@ impl Scheduler {
             let mut job = (*base).clone();
             change(&mut job)?;
             (job.id, job.jobstore) = (base.id.clone(), base.jobstore.clone());
-            self.check(&job).await?;
+            let first = self.check(&job).await?;
             let store = base.jobstore.clone();
-            match self.change_job(&store, Change::Modify { base, job: Box::new(job) }).await {
+            match self.change_job(&store, Change::Modify { base, job: Box::new(job), first }).await {
                 // Somebody else was faster: apply the change to what is there now.
                 Err(Error::JobChanged(_)) => {}
                 result => return result,
@@ -150,19 +151,18 @@ impl Scheduler {
 }
 
 impl Scheduler {
-    /// Everything about a job that must hold before a store sees it.
-    pub(super) async fn check(&self, job: &Job) -> Result<()> {
+    /// Everything about a job that must hold before a store sees it. If a plugin decides when it
+    /// fires, the first time that it says.
+    pub(super) async fn check(&self, job: &Job) -> Result<Option<DateTime<Utc>>> {
         job.validate()?;
         self.store(&job.jobstore)?;
         let executor = self.executor(&job.executor)?;
         executor.check(job).await?;
-        if let Some(asked) = job.trigger.asked() {
-            let from = job.trigger.ask_from(self.clock().now());
-            let next = executor.next_fire_time(asked, None, from).await?;
-            let next = next.map(|at| job.trigger.accept(None, from, at).map_err(Error::TriggerFailed)).transpose()?;
-            next.flatten().ok_or_else(|| Error::NeverFires(job.trigger.to_string()))?;
-        }
-        Ok(())
+        let Some(asked) = job.trigger.asked() else { return Ok(None) };
+        let from = job.trigger.ask_from(self.clock().now());
+        let next = executor.next_fire_time(asked, None, from).await?;
+        let next = next.map(|at| job.trigger.accept(None, from, at).map_err(Error::TriggerFailed)).transpose()?;
+        next.flatten().map(Some).ok_or_else(|| Error::NeverFires(job.trigger.to_string()))
     }
 }
 
@@ -192,7 +192,7 @@ impl Scheduler {
                     let Some(job) = entry.job else { continue };
                     let was = entry.state.quarantine.is_some();
                     match self.check(&job).await {
-                        Ok(()) if was => {
+                        Ok(_) if was => {
                             released += self.still_there(&alias, Change::Release { id: entry.id }).await?;
                         }
                         Err(error) if !was && !error.is_host() => {

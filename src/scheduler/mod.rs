@@ -9,12 +9,14 @@ mod dispatch;
 mod jobs;
 mod listeners;
 mod runs;
+mod transfer;
 
 pub use background::BackgroundScheduler;
 pub use bus::{EVENTS_MAX, Heard, ListenerId, Subscription};
 pub use dispatch::CHANGES_MAX;
 pub use jobs::BACKFILL_MAX;
 pub use listeners::{LISTENERS_MAX, Listeners};
+pub use transfer::{ImportOptions, ImportResult, ImportedJob};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
@@ -245,6 +247,11 @@ impl Scheduler {
         self.executor(alias)?;
         lock(&self.0.executors).remove(alias);
         self.record(EventKind::ExecutorRemoved, Some(alias.to_string())).await
+    }
+
+    /// The slots of each executor.
+    pub fn slots(&self) -> BTreeMap<Alias, usize> {
+        lock(&self.0.executors).iter().map(|(alias, entry)| (alias.clone(), entry.executor.slots())).collect()
     }
 
     /// Adds a job store under an alias and starts its loop.

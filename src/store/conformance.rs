@@ -85,7 +85,7 @@ impl<S: JobStore> Bench<S> {
     }
 
     async fn add(&self, job: Job) {
-        let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse };
+        let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None };
         self.change(0, change).await.expect("the job is added");
     }
 
@@ -117,7 +117,7 @@ fn value() -> Outcome {
 
 async fn a_job_is_added_once<S: JobStore>(bench: &Bench<S>) {
     bench.add(every_ten("a")).await;
-    let add = |conflict| Change::Add { job: Box::new(every_ten("a")), paused: false, conflict };
+    let add = |conflict| Change::Add { job: Box::new(every_ten("a")), paused: false, conflict, first: None };
     assert!(matches!(bench.change(0, add(Conflict::Refuse)).await, Err(Error::JobExists(_))));
     assert!(matches!(bench.change(0, add(Conflict::Keep)).await, Ok(Reply::Job(_))));
     let Ok(Reply::Job(entry)) = bench.change(5, add(Conflict::Replace)).await else { panic!("replaced") };
@@ -126,7 +126,7 @@ async fn a_job_is_added_once<S: JobStore>(bench: &Bench<S>) {
         trigger: Trigger::crontab("0 0 30 2 *", Default::default(), Default::default()).expect("parses"),
         ..every_ten("b")
     };
-    let never = Change::Add { job: Box::new(never), paused: false, conflict: Conflict::Refuse };
+    let never = Change::Add { job: Box::new(never), paused: false, conflict: Conflict::Refuse, first: None };
     assert!(matches!(bench.change(0, never).await, Err(Error::NeverFires(_))));
     assert!(bench.store.get_job(&id("b")).await.expect("a read").is_none(), "a refused change changes nothing");
 }
@@ -302,14 +302,14 @@ async fn a_rescheduled_job_goes_on<S: JobStore>(bench: &Bench<S>) {
     let run = bench.claim(10).await.claimed.remove(0).run.id;
     let base = bench.store.get_job(&id("a")).await.expect("a read").and_then(|entry| entry.job).expect("a job");
     let job = Box::new(Job { trigger: Trigger::at(time(50)), ..(*base).clone() });
-    bench.change(11, Change::Modify { base, job }).await.expect("modified");
+    bench.change(11, Change::Modify { base, job, first: None }).await.expect("modified");
     bench.end(12, run, value()).await;
     assert_eq!(bench.claim(50).await.claimed.len(), 1, "it did not leave with its old trigger's last run");
 }
 
 async fn a_fine_clock_claims_each_fire_time_once<S: JobStore>(bench: &Bench<S>) {
     let fine = time(0) + TimeDelta::nanoseconds(123_456_789);
-    let add = Change::Add { job: Box::new(every_ten("a")), paused: false, conflict: Conflict::Refuse };
+    let add = Change::Add { job: Box::new(every_ten("a")), paused: false, conflict: Conflict::Refuse, first: None };
     let turn = Turn { now: fine, changes: vec![add], ..Turn::default() };
     let Ok(Reply::Job(entry)) = bench.store.turn(turn).await.expect("a turn").replies.remove(0) else {
         panic!("added")
@@ -346,8 +346,8 @@ async fn a_job_changed_at_the_same_time_is_not_overwritten<S: JobStore>(bench: &
     bench.add(every_ten("a")).await;
     let base = bench.store.get_job(&id("a")).await.expect("a read").and_then(|entry| entry.job).expect("a job");
     let named = |name: &str| Box::new(Job { name: name.into(), ..(*base).clone() });
-    bench.change(1, Change::Modify { base: base.clone(), job: named("x") }).await.expect("modified");
-    let late = bench.change(2, Change::Modify { base: base.clone(), job: named("y") }).await;
+    bench.change(1, Change::Modify { base: base.clone(), job: named("x"), first: None }).await.expect("modified");
+    let late = bench.change(2, Change::Modify { base: base.clone(), job: named("y"), first: None }).await;
     assert!(matches!(late, Err(Error::JobChanged(_))));
     let entry = bench.store.get_job(&id("a")).await.expect("a read").expect("a job");
     assert_eq!(entry.job.expect("a job").name, "x");
@@ -357,8 +357,12 @@ async fn a_job_changed_at_the_same_time_is_not_overwritten<S: JobStore>(bench: &
 async fn events_are_numbered_without_gaps_and_read_again<S: JobStore>(bench: &Bench<S>) {
     let mut published = Vec::new();
     for n in 0..50 {
-        let change =
-            Change::Add { job: Box::new(once(&format!("j{n}"), 10)), paused: false, conflict: Conflict::Refuse };
+        let change = Change::Add {
+            job: Box::new(once(&format!("j{n}"), 10)),
+            paused: false,
+            conflict: Conflict::Refuse,
+            first: None,
+        };
         published.extend(bench.turn(0, Turn { changes: vec![change], ..Turn::default() }).await.events);
     }
     loop {

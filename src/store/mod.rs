@@ -7,6 +7,8 @@ mod sled;
 mod table;
 
 pub use self::sled::{OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
+pub(crate) use table::Table;
+
 pub use memory::{MemoryListenerStore, MemoryPluginStore, MemoryStore};
 
 use crate::error::{Error, Result};
@@ -91,12 +93,16 @@ pub enum Change {
         job: Box<Job>,
         paused: bool,
         conflict: Conflict,
+        /// Its first fire time, if a plugin decides it and was asked.
+        first: Option<DateTime<Utc>>,
     },
     /// Replaces the job if it is still equal to `base`; a changed trigger is anchored anew and
     /// recomputes the next run time.
     Modify {
         base: Arc<Job>,
         job: Box<Job>,
+        /// As in `Add`.
+        first: Option<DateTime<Utc>>,
     },
     /// No further fire times; the job leaves when its running runs have ended.
     Remove {
@@ -216,7 +222,7 @@ pub struct JobFilter {
     /// `key=value`, all of which the job has.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// Jobs whose func names this plugin.
+    /// Jobs whose func, or whose trigger, is of this plugin.
     pub module: Option<PluginName>,
 }
 
@@ -225,7 +231,10 @@ impl JobFilter {
         self.state.is_none_or(|state| entry.state.status() == state)
             && entry.job.as_ref().map_or(self.tags.is_empty() && self.module.is_none(), |job| {
                 self.tags.iter().all(|(key, value)| job.tags.get(key) == Some(value))
-                    && self.module.as_ref().is_none_or(|module| job.func.module == *module)
+                    && self.module.as_ref().is_none_or(|module| {
+                        let asked = job.trigger.asked().is_some_and(|asked| asked.func.module == *module);
+                        asked || job.func.module == *module
+                    })
             })
     }
 }

@@ -203,10 +203,10 @@ impl Trigger {
     }
 
     /// Replaces the triggers that this one is made of.
-    fn map_parts(mut self, change: impl Fn(Trigger) -> Trigger) -> Self {
+    fn map_parts(mut self, mut change: impl FnMut(Trigger) -> Trigger) -> Self {
         self.rule = match self.rule {
-            Rule::Or(triggers) => Rule::Or(triggers.into_iter().map(change).collect()),
-            Rule::And(and) => Rule::And(Box::new(And::new(and.triggers.into_iter().map(change).collect()))),
+            Rule::Or(triggers) => Rule::Or(triggers.into_iter().map(&mut change).collect()),
+            Rule::And(and) => Rule::And(Box::new(And::new(and.triggers.into_iter().map(&mut change).collect()))),
             Rule::Except(mut except) => {
                 except.trigger = change(except.trigger);
                 let exclusion = |exclusion| match exclusion {
@@ -308,6 +308,33 @@ impl Trigger {
             }
             Rule::Cron(_) | Rule::Plugin(_) => {}
             Rule::Or(_) | Rule::And(_) | Rule::Except(_) => return self.map_parts(|part| part.anchored(now)),
+        }
+        self
+    }
+
+    /// What this trigger would be, had it been added when `settled` was: for telling whether both are
+    /// the same.
+    #[must_use]
+    pub fn settled_like(mut self, settled: &Trigger) -> Self {
+        match (&mut self.rule, &settled.rule) {
+            (Rule::Date(at), Rule::Date(then)) => *at = at.or(*then),
+            (Rule::Interval(_), Rule::Interval(_)) => self.start = self.start.or(settled.start),
+            (Rule::Calendar(calendar), Rule::Calendar(then)) => {
+                calendar.start_date = calendar.start_date.or(then.start_date);
+            }
+            (Rule::Cron(_), Rule::Cron(then)) => {
+                if let Some(key) = &then.spread {
+                    return self.spread_by(key);
+                }
+            }
+            _ => {
+                let parts: Vec<Trigger> = settled.parts().into_iter().cloned().collect();
+                let mut parts = parts.iter();
+                return self.map_parts(|part| match parts.next() {
+                    Some(then) => part.settled_like(then),
+                    None => part,
+                });
+            }
         }
         self
     }

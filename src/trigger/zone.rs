@@ -120,7 +120,7 @@ impl Zone {
     }
 
     /// What the clocks of the zone show, in seconds.
-    pub(super) fn civil_seconds(&self, instant: i64) -> i64 {
+    pub(crate) fn civil_seconds(&self, instant: i64) -> i64 {
         instant + self.segment(instant).offset
     }
 

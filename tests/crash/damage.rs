@@ -62,7 +62,7 @@ fn fill(home: &Path) -> BTreeMap<String, String> {
         let trigger = Trigger::crontab("0 9 * * *", Dialect::Crontab, Zone::utc()).unwrap();
         let mut job = Job::new(format!("job-{n}").parse().unwrap(), "hello:greet".parse().unwrap(), trigger);
         job.args = vec![serde_json::json!("y".repeat(n * 20))];
-        Change::Add { job: Box::new(job), paused: n.is_multiple_of(3), conflict: Conflict::Refuse }
+        Change::Add { job: Box::new(job), paused: n.is_multiple_of(3), conflict: Conflict::Refuse, first: None }
     };
     for chunk in (0..JOBS).collect::<Vec<_>>().chunks(30) {
         let changes = chunk.iter().map(|n| change(*n)).collect();

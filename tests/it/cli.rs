@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Adds one; loops; traps. Three exports, no imports.
-const SAMPLE: &str = r#"(component
+pub const SAMPLE: &str = r#"(component
     (core module $m
         (func (export "add-one") (param i32) (result i32) (i32.add (local.get 0) (i32.const 1)))
         (func (export "spin") (loop $l br $l))
@@ -17,54 +17,62 @@ const SAMPLE: &str = r#"(component
     (func (export "spin") (canon lift (core func $i "spin")))
     (func (export "trap") (canon lift (core func $i "trap"))))"#;
 
-struct Home(tempfile::TempDir);
+pub struct Home(tempfile::TempDir);
 
 impl Home {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Home(tempfile::tempdir().unwrap())
     }
 
     /// A home with the sample plugin registered as `sample`.
-    fn with_sample() -> Self {
+    pub fn with_sample() -> Self {
         let home = Home::new();
         let file = home.file("sample.wasm", &wat::parse_str(SAMPLE).unwrap());
         home.ok(&["plugin", "add", file.to_str().unwrap()]);
         home
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.0.path().join("home")
     }
 
-    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.0.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sandclock"));
         command.arg("--home").arg(self.path()).args(args).env("SANDCLOCK_LOG", "error").env("TZ", "UTC");
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub fn json(&self, args: &[&str]) -> Value {
         let args: Vec<&str> = [&["--json"], args].concat();
         serde_json::from_str(&self.ok(&args)).unwrap()
     }
 
+    /// Expects an exit code, and a last line that says something after others.
+    pub fn refused_lines(&self, args: &[&str], code: i32, part: &str) {
+        let output = self.run(args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        assert!(text.contains(part), "{args:?} does not say `{part}`: {text}");
+    }
+
     /// Expects an exit code and one line that says all of `parts`.
-    fn refused(&self, args: &[&str], code: i32, parts: &[&str]) {
+    pub fn refused(&self, args: &[&str], code: i32, parts: &[&str]) {
         let output = self.run(args);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
@@ -74,7 +82,7 @@ impl Home {
         }
     }
 
-    fn serve(&self) -> Daemon {
+    pub fn serve(&self) -> Daemon {
         let mut child = self.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while std::os::unix::net::UnixStream::connect(self.path().join("socket")).is_err() {
@@ -86,7 +94,7 @@ impl Home {
     }
 }
 
-struct Daemon(Child);
+pub struct Daemon(Child);
 
 impl Daemon {
     fn stop(mut self) {
@@ -431,8 +439,10 @@ fn the_help_is_as_reviewed() {
         .filter(|line| !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    let expected =
-        ["plugin", "exec", "job", "run", "trigger", "events", "serve", "status", "recover", "completions", "help"];
+    let expected = [
+        "plugin", "exec", "job", "run", "listener", "trigger", "events", "simulate", "export", "import", "apply", "serve",
+        "status", "recover", "completions", "help",
+    ];
     assert_eq!(commands, expected);
     assert!(home.ok(&["completions", "bash"]).contains("_sandclock"));
     assert!(home.ok(&["--version"]).starts_with("sandclock "));

@@ -1,8 +1,11 @@
-//! All integration tests in one binary: the engine links slowly.
+//! One binary for all integration tests, because wasmtime links slowly.
 
 mod cli;
+mod listeners;
 mod plugins;
 mod sandbox;
 mod scheduler;
 mod stores;
+mod transfer;
 mod triggers;
+mod verbs;

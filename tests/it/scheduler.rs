@@ -7,23 +7,23 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-struct Bench {
-    clock: SimClock,
-    scheduler: Scheduler,
+pub struct Bench {
+    pub clock: SimClock,
+    pub scheduler: Scheduler,
     /// Runs of `native:wait` end when this is told.
-    go: Arc<Notify>,
+    pub go: Arc<Notify>,
     events: scheduler::Subscription,
 }
 
-fn time(seconds: i64) -> DateTime<Utc> {
+pub fn time(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
 }
 
-fn alias() -> Alias {
+pub fn alias() -> Alias {
     Alias::default()
 }
 
-async fn bench(slots: usize) -> Bench {
+pub async fn bench(slots: usize) -> Bench {
     let clock = SimClock::new(time(0));
     let shared: Arc<dyn Clock> = Arc::new(clock.clone());
     let go = Arc::new(Notify::new());
@@ -46,19 +46,19 @@ async fn bench(slots: usize) -> Bench {
     Bench { clock, scheduler, go, events }
 }
 
-fn job(id: &str, func: &str, trigger: Trigger) -> Job {
+pub fn job(id: &str, func: &str, trigger: Trigger) -> Job {
     let mut job = Job::new(id.parse().unwrap(), func.parse().unwrap(), trigger);
     job.limits.timeout = Duration::from_secs(3600);
     job
 }
 
-fn every(seconds: u64) -> Trigger {
+pub fn every(seconds: u64) -> Trigger {
     Trigger::every(Duration::from_secs(seconds)).unwrap()
 }
 
 impl Bench {
     /// The next event of a kind; what comes before it is passed over.
-    async fn hear(&mut self, kind: EventKind) -> Arc<Event> {
+    pub async fn hear(&mut self, kind: EventKind) -> Arc<Event> {
         loop {
             let heard = tokio::time::timeout(Duration::from_secs(10), self.events.next()).await;
             match heard.unwrap_or_else(|_| panic!("no {kind} came")) {
@@ -69,11 +69,11 @@ impl Bench {
         }
     }
 
-    async fn add(&self, job: Job) {
+    pub async fn add(&self, job: Job) {
         self.scheduler.add_job(job, AddOptions::default()).await.unwrap();
     }
 
-    fn advance(&self, seconds: i64) {
+    pub fn advance(&self, seconds: i64) {
         self.clock.advance(TimeDelta::seconds(seconds));
     }
 }

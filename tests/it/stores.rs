@@ -23,7 +23,7 @@ async fn turn(store: &impl JobStore, at: i64, turn: Turn) -> Turned {
 }
 
 async fn add(store: &impl JobStore, job: Job) {
-    let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse };
+    let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None };
     turn(store, 0, Turn { changes: vec![change], ..Turn::default() }).await.replies.remove(0).unwrap();
 }
 
@@ -111,7 +111,7 @@ async fn an_interval_keeps_its_grid_over_a_restart() {
     let store = open(home.path());
     let fine = time(0) + TimeDelta::nanoseconds(123_456_789);
     let job = job("a", Trigger::every(Duration::from_secs(10)).unwrap());
-    let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse };
+    let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None };
     store.turn(Turn { now: fine, changes: vec![change], ..Turn::default() }).await.unwrap();
     drop(store);
     let store = open(home.path());

@@ -97,7 +97,7 @@ impl Pair {
             0..=3 => {
                 let job = job(random, self.now);
                 let conflict = random.of(&[Conflict::Refuse, Conflict::Replace, Conflict::Keep]);
-                let change = || Change::Add { job: Box::new(job.clone()), paused: false, conflict };
+                let change = || Change::Add { job: Box::new(job.clone()), paused: false, conflict, first: None };
                 self.change(ledger, change);
             }
             4..=6 => self.change_one(random, ledger),
@@ -156,7 +156,11 @@ impl Pair {
                 if random.one_in(2) {
                     changed.trigger = base.trigger.clone();
                 }
-                self.change(ledger, || Change::Modify { base: base.clone(), job: Box::new(changed.clone()) });
+                self.change(ledger, || Change::Modify {
+                    base: base.clone(),
+                    job: Box::new(changed.clone()),
+                    first: None,
+                });
             }
             _ => {
                 let Some(run) = ledger.a_waiting_run() else { return };

@@ -4,37 +4,19 @@
 use super::component::write_file;
 use super::disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes, note_path};
 use super::{JOB_VERSION, StoredJob, codec};
+use crate::bundle::{self, Bundle, BundledJob};
 use crate::error::{Error, Result};
 use crate::func::PluginName;
-use crate::job::{Job, JobId, JobState};
+use crate::job::{JobId, JobState, Question};
 use crate::plugin::Plugin;
 use crate::store::table::Table;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Exports kept.
 const EXPORTS_KEPT: usize = 14;
-
-#[derive(Serialize, Deserialize)]
-struct Export {
-    version: u32,
-    exported: DateTime<Utc>,
-    plugins: Vec<Plugin>,
-    jobs: Vec<ExportedJob>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ExportedJob {
-    job: Job,
-    paused: bool,
-    #[serde(default)]
-    quarantine: Option<String>,
-    /// Runs that its trigger has started.
-    #[serde(default)]
-    started: u64,
-}
 
 /// What `recover` brought back.
 #[derive(Debug, Clone, Serialize)]
@@ -58,10 +40,10 @@ pub fn is_due(home: &Path, now: DateTime<Utc>) -> bool {
 pub fn write(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginName, Plugin>, table: &Table) {
     let jobs = table.entries(None).filter_map(|entry| {
         let JobState { paused, quarantine, started, .. } = entry.state;
-        entry.job.map(|job| ExportedJob { job: (*job).clone(), paused, quarantine, started })
+        entry.job.map(|job| BundledJob { job: (*job).clone(), paused, quarantine, started })
     });
-    let export =
-        Export { version: 1, exported: now, plugins: plugins.values().cloned().collect(), jobs: jobs.collect() };
+    let (plugins, jobs) = (plugins.values().cloned().collect(), jobs.collect());
+    let export = Bundle { version: bundle::VERSION, exported: now, plugins, components: BTreeMap::new(), jobs };
     let written = serde_json::to_vec_pretty(&export).map_err(std::io::Error::from);
     if let Err(error) = written.and_then(|bytes| write_file(&path(home, now), &bytes)) {
         tracing::warn!(%error, "cannot write the automatic export of plugins and jobs");
@@ -106,7 +88,7 @@ pub fn recover(home: &Path, now: DateTime<Utc>) -> Result<Recovered> {
         _ => {}
     }
     let _ = std::fs::remove_file(note_path(&home.join("db")));
-    let read = |path: &PathBuf| -> Option<Export> {
+    let read = |path: &PathBuf| -> Option<Bundle> {
         let bytes = std::fs::read(path).ok()?;
         serde_json::from_slice(&bytes).ok()
     };
@@ -121,7 +103,7 @@ pub fn recover(home: &Path, now: DateTime<Utc>) -> Result<Recovered> {
     Ok(Recovered { kept, from, plugins, jobs, left_out })
 }
 
-fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usize, usize, Vec<JobId>)> {
+fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Bundle) -> Result<(usize, usize, Vec<JobId>)> {
     let encode = |e| Error::host("cannot encode a record", e);
     let mut writes = Writes::default();
     for plugin in &export.plugins {
@@ -132,16 +114,18 @@ fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Export) -> Result<(usiz
     }
     let mut jobs = 0;
     let mut left_out = Vec::new();
-    for ExportedJob { job, paused, quarantine, started } in &export.jobs {
-        let used_up = job.trigger.runs_max().is_some_and(|most| *started >= most);
-        let next = job.trigger.next_fire_time(None, now).filter(|next| *next > now && !used_up);
-        let Some(next) = next else {
+    for bundled in &export.jobs {
+        let BundledJob { job, paused, quarantine, started } = bundled;
+        let next = bundled.continued(now).map(|job| job.trigger.next_fire_time(None, now));
+        let Some(next_run_time) = next else {
             left_out.push(job.id.clone());
             continue;
         };
         let key = job.id.as_str().as_bytes();
         let state = JobState {
-            next_run_time: Some(next),
+            next_run_time,
+            question: next_run_time.is_none().then_some(Question { previous: None }),
+            expected_by: job.expect.filter(|_| !*paused).map(|expect| expect.deadline(now)),
             paused: *paused,
             quarantine: quarantine.clone(),
             started: *started,

@@ -15,11 +15,13 @@ use std::sync::Arc;
 /// Longest reason of a quarantine that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 400;
 
-/// Makes a job's new trigger definite, and gives its first fire time; a plugin's is to be asked for.
-fn settle_trigger(job: &mut Job, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
+/// Makes a job's new trigger definite, and gives its first fire time; a plugin's is as it `said`, or to
+/// be asked for.
+fn settle_trigger(job: &mut Job, now: DateTime<Utc>, said: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>> {
     job.trigger = job.trigger.clone().anchored(now).spread_by(job.id.as_str());
     match job.trigger.next_fire_time(None, now) {
-        None if job.trigger.asked().is_none() => Err(Error::NeverFires(job.trigger.to_string())),
+        None if job.trigger.asked().is_some() => Ok(said),
+        None => Err(Error::NeverFires(job.trigger.to_string())),
         next => Ok(next),
     }
 }
@@ -27,8 +29,8 @@ fn settle_trigger(job: &mut Job, now: DateTime<Utc>) -> Result<Option<DateTime<U
 impl Table {
     pub(super) fn change(&mut self, now: DateTime<Utc>, change: Change) -> Result<Reply> {
         match change {
-            Change::Add { job, paused, conflict } => self.add(now, *job, paused, conflict),
-            Change::Modify { base, job } => self.modify(now, &base, *job),
+            Change::Add { job, paused, conflict, first } => self.add(now, *job, paused, conflict, first),
+            Change::Modify { base, job, first } => self.modify(now, &base, *job, first),
             Change::Remove { id } => self.remove(now, &id).map(|()| Reply::Done),
             Change::RemoveAll => {
                 let ids: Vec<JobId> = self.jobs.keys().cloned().collect();
@@ -66,7 +68,14 @@ impl Table {
         }
     }
 
-    fn add(&mut self, now: DateTime<Utc>, mut job: Job, paused: bool, conflict: Conflict) -> Result<Reply> {
+    fn add(
+        &mut self,
+        now: DateTime<Utc>,
+        mut job: Job,
+        paused: bool,
+        conflict: Conflict,
+        first: Option<DateTime<Utc>>,
+    ) -> Result<Reply> {
         let id = job.id.clone();
         if self.jobs.contains_key(&id) {
             match conflict {
@@ -75,7 +84,7 @@ impl Table {
                 Conflict::Replace => {}
             }
         }
-        let next_run_time = settle_trigger(&mut job, now)?;
+        let next_run_time = settle_trigger(&mut job, now, first)?;
         self.cancel_pending(now, &id);
         let running = self.detach(&id).map(|state| state.running).unwrap_or_default();
         let expected_by = job.expect.filter(|_| !paused).map(|expect| expect.deadline(now));
@@ -85,7 +94,13 @@ impl Table {
         self.reply(&id)
     }
 
-    fn modify(&mut self, now: DateTime<Utc>, base: &Arc<Job>, mut job: Job) -> Result<Reply> {
+    fn modify(
+        &mut self,
+        now: DateTime<Utc>,
+        base: &Arc<Job>,
+        mut job: Job,
+        first: Option<DateTime<Utc>>,
+    ) -> Result<Reply> {
         let id = job.id.clone();
         let entry = self.jobs.get(&id).ok_or_else(|| Error::JobNotFound(id.clone()))?;
         if entry.job.as_ref() != Some(base) {
@@ -99,7 +114,7 @@ impl Table {
         state.quarantine = None;
         if job.trigger != base.trigger {
             state.leaving = None;
-            state.next_run_time = settle_trigger(&mut job, now)?;
+            state.next_run_time = settle_trigger(&mut job, now, first)?;
             (state.carried, state.backlog_until, state.started, state.question) = Default::default();
         }
         if job.expect != base.expect {

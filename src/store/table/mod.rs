@@ -67,7 +67,8 @@ pub struct Table {
     /// The time of the turn under way.
     now: DateTime<Utc>,
     turns: usize,
-    watched: DateTime<Utc>,
+    /// When the watchdog last looked, if there is one.
+    watched: Option<DateTime<Utc>>,
     /// The watchdog has looked at the jobs up to this one.
     watch_after: Option<JobId>,
     events: Vec<Event>,
@@ -91,11 +92,16 @@ impl Table {
             last_id: Ulid::from_parts(0, entropy),
             now: DateTime::<Utc>::MIN_UTC,
             turns: 0,
-            watched: DateTime::<Utc>::MIN_UTC,
+            watched: Some(DateTime::<Utc>::MIN_UTC),
             watch_after: None,
             events: Vec::new(),
             delta: Delta::default(),
         }
+    }
+
+    /// Without the watchdog, which is of no use on a virtual clock.
+    pub fn unwatched(self) -> Self {
+        Table { watched: None, ..self }
     }
 
     /// Puts back a job that a store kept. To be followed by one [`Table::adopt`].

@@ -59,10 +59,10 @@ impl Table {
     /// Looks at some of the jobs, each in its time: one that is active has a next run time and its
     /// place in line. What is not so is a fault of ours or of the disk; it is mended and reported.
     pub(super) fn watch(&mut self, now: DateTime<Utc>) {
-        if (now - self.watched).abs() < WATCH_EVERY {
+        if self.watched.is_none_or(|last| (now - last).abs() < WATCH_EVERY) {
             return;
         }
-        self.watched = now;
+        self.watched = Some(now);
         let from = self.watch_after.take().map_or(Bound::Unbounded, Bound::Excluded);
         let mut amiss = Vec::new();
         let mut last = None;

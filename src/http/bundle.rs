@@ -1,0 +1,194 @@
+//! Plugins and jobs as one document, out and in.
+
+use super::jobs::JobSpec;
+use super::problem::Problem;
+use crate::bundle::{self, Bundle, BundledJob, Change, apscheduler};
+use crate::config::App;
+use crate::error::Result as AppResult;
+use crate::invalid::Invalid;
+use crate::job::Alias;
+use crate::plugin::{Plugin, digest};
+use crate::scheduler::{AddOptions, ImportOptions, ImportResult, ImportedJob};
+use crate::store::Conflict;
+use crate::strict_json;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Largest document that comes in, in bytes: components are within it.
+pub const BUNDLE_BYTES_MAX: usize = 256 << 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportQuery {
+    /// With the components of the plugins.
+    #[serde(default)]
+    components: bool,
+    jobstore: Option<Alias>,
+}
+
+pub async fn export(
+    State(app): State<App>,
+    query: Result<Query<ExportQuery>, QueryRejection>,
+) -> Result<Json<Bundle>, Problem> {
+    let Query(query) = query?;
+    let plugins = app.registry.list().await?;
+    let mut components = BTreeMap::new();
+    for version in plugins.iter().flat_map(|plugin| &plugin.versions).filter(|_| query.components) {
+        if let Some(bytes) = app.registry.component(&version.digest).await? {
+            components.insert(version.digest.to_string(), STANDARD.encode(bytes));
+        }
+    }
+    let jobs = app.scheduler.export_jobs(&query.jobstore.unwrap_or_default()).await?;
+    let exported = app.scheduler.clock().now();
+    Ok(Json(Bundle { version: bundle::VERSION, exported, plugins, components, jobs }))
+}
+
+/// A document and how it comes in.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportSpec {
+    bundle: Bundle<Value>,
+    #[serde(default)]
+    on_conflict: Conflict,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What became of each plugin and each job.
+#[derive(Serialize)]
+pub struct Imported {
+    plugins: Vec<ImportedJob>,
+    jobs: Vec<ImportedJob>,
+}
+
+pub async fn import(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Imported>, Problem> {
+    let spec: ImportSpec = strict_json::from_slice("import", &body?)?;
+    if spec.bundle.version != bundle::VERSION {
+        let version = spec.bundle.version.to_string();
+        return Err(Invalid::new("export", version, format!("its version is not {}", bundle::VERSION)).into());
+    }
+    let options = ImportOptions { on_conflict: spec.on_conflict, dry_run: spec.dry_run };
+    let mut plugins = Vec::new();
+    for plugin in &spec.bundle.plugins {
+        plugins.extend(import_plugin(&app, plugin, &spec.bundle.components, options).await?);
+    }
+    let mut jobs = Vec::new();
+    let coming = |job: &BundledJob| {
+        let named = |plugin: &Plugin| plugin.name == job.job.func.module;
+        spec.dry_run && spec.bundle.plugins.iter().any(named) && plugins.iter().any(|p| p.result == ImportResult::Added)
+    };
+    for value in spec.bundle.jobs {
+        let id = value["job"]["id"].as_str().unwrap_or("?").to_owned();
+        match serde_json::from_value::<BundledJob>(value) {
+            Ok(job) if coming(&job) => {
+                let notes = vec!["its arguments are checked when its plugin is there".to_owned()];
+                jobs.push(ImportedJob { result: ImportResult::Added, notes, ..ImportedJob::refused(id, "") });
+            }
+            Ok(job) => jobs.extend(app.scheduler.import_jobs(vec![job], options).await?),
+            Err(error) => jobs.push(ImportedJob::refused(id, error.to_string())),
+        }
+    }
+    Ok(Json(Imported { plugins, jobs }))
+}
+
+/// Registers the versions of a plugin whose components are there, each inspected as any other.
+async fn import_plugin(
+    app: &App,
+    plugin: &Plugin,
+    components: &BTreeMap<String, String>,
+    options: ImportOptions,
+) -> AppResult<Vec<ImportedJob>> {
+    let known = app.registry.get(&plugin.name).await.ok();
+    let mut imported = Vec::new();
+    for version in &plugin.versions {
+        let id = format!("{}@{}", plugin.name, &version.digest.get(..12).unwrap_or(&version.digest));
+        if known.as_ref().is_some_and(|known| known.versions.iter().any(|kept| kept.digest == version.digest)) {
+            imported.push(ImportedJob { result: ImportResult::Kept, ..ImportedJob::refused(id, "") });
+            continue;
+        }
+        let bytes = components.get(&*version.digest).and_then(|text| STANDARD.decode(text).ok());
+        imported.push(match bytes {
+            None => ImportedJob::refused(id, "its component is not in the file (export with --components)"),
+            Some(bytes) if digest(&bytes) != *version.digest => {
+                ImportedJob::refused(id, "its component is not the one that its digest names")
+            }
+            Some(_) if options.dry_run => ImportedJob { result: ImportResult::Added, ..ImportedJob::refused(id, "") },
+            Some(bytes) => match app.registry.add(plugin.name.clone(), version.label.clone(), bytes).await {
+                Ok(added) => {
+                    app.scheduler.plugin_added(&plugin.name, &added.digest).await?;
+                    ImportedJob { result: ImportResult::Added, ..ImportedJob::refused(id, "") }
+                }
+                Err(error) if error.is_host() => return Err(error),
+                Err(error) => ImportedJob::refused(id, error.to_string()),
+            },
+        });
+    }
+    Ok(imported)
+}
+
+/// What APScheduler 3's `export_jobs` wrote.
+pub async fn import_apscheduler(
+    State(app): State<App>,
+    query: Result<Query<ImportOptions>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Imported>, Problem> {
+    let (Query(options), body) = (query?, body?);
+    let text = std::str::from_utf8(&body).map_err(|_| Invalid::new("import", "", "it is not UTF-8"))?;
+    let read = apscheduler::read(text)?;
+    let mut jobs = Vec::new();
+    for apscheduler::ImportedJob { job, paused, notes } in read.jobs {
+        let job = BundledJob { job, paused, quarantine: None, started: 0 };
+        let imported = app.scheduler.import_jobs(vec![job], options).await?;
+        jobs.extend(imported.into_iter().map(|job| ImportedJob { notes: notes.clone(), ..job }));
+    }
+    jobs.extend(read.refused.into_iter().map(|refused| ImportedJob::refused(refused.id, refused.reason)));
+    Ok(Json(Imported { plugins: Vec::new(), jobs }))
+}
+
+/// The jobs that there are to be.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplySpec {
+    jobs: Vec<JobSpec>,
+    /// Jobs that are not among them go.
+    #[serde(default)]
+    prune: bool,
+    /// Only say what would change.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+pub struct Applied {
+    changes: Vec<Change>,
+}
+
+pub async fn apply(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Applied>, Problem> {
+    let spec: ApplySpec = strict_json::from_slice("apply", &body?)?;
+    let now = app.scheduler.clock().now();
+    let mut jobs: Vec<(crate::Job, AddOptions)> = Vec::new();
+    for spec in spec.jobs {
+        if spec.id.is_none() {
+            let func = spec.func.map_or(String::new(), |func| func.to_string());
+            return Err(Invalid::new("job", func, "a declared job needs an `id`").into());
+        }
+        let (job, options) = spec.into_job(now)?;
+        if jobs.iter().any(|(other, _)| other.id == job.id) {
+            return Err(Invalid::new("job", job.id.as_str(), "it is declared twice").into());
+        }
+        jobs.push((job, options));
+    }
+    let desired: Vec<_> = jobs.iter().map(|(job, _)| job.clone()).collect();
+    let changes = app.scheduler.plan_jobs(&super::default_store(), &desired, spec.prune).await?;
+    if !spec.dry_run {
+        app.scheduler.apply_jobs(jobs, &changes).await?;
+    }
+    Ok(Json(Applied { changes }))
+}

@@ -1,0 +1,102 @@
+//! Simulations over HTTP: a stream of lines, progress first and the report last.
+
+use super::problem::Problem;
+use crate::config::App;
+use crate::error::Result as AppResult;
+use crate::invalid::Invalid;
+use crate::job::{Alias, Job, JobId, Status};
+use crate::simulate::{Simulated, Simulation};
+use crate::store::{Page, RunFilter};
+use crate::strict_json;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Runs of a job that its duration is learned from.
+const LEARNED_FROM: usize = 20;
+/// Lines that wait for a slow reader.
+const LINES_MAX: usize = 64;
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimulateSpec {
+    /// Default: now.
+    pub from: Option<DateTime<Utc>>,
+    /// Default: a day later.
+    pub to: Option<DateTime<Utc>>,
+    /// Slots of the default executor. Default: those that it has.
+    pub slots: Option<usize>,
+    /// Seconds that a run takes of a job that has never run. Default 1.
+    pub unknown: Option<f64>,
+}
+
+/// A line of the stream.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SimulateLine {
+    /// From 0 to 1.
+    Progress(f64),
+    Report(Box<Simulated>),
+}
+
+pub async fn simulate(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
+    let spec: SimulateSpec = strict_json::from_slice("simulation", &body?)?;
+    let from = spec.from.unwrap_or_else(|| app.scheduler.clock().now());
+    let to = spec.to.unwrap_or(from + TimeDelta::days(1));
+    crate::trigger::check_instant(from)?;
+    crate::trigger::check_instant(to)?;
+    if to <= from {
+        return Err(Invalid::new("simulation", to.to_rfc3339(), "it must end after it begins").into());
+    }
+    let unknown = Duration::try_from_secs_f64(spec.unknown.unwrap_or(1.0))
+        .map_err(|_| Invalid::new("simulation", "", "`unknown` is no number of seconds"))?;
+    let mut slots = app.scheduler.slots();
+    if let Some(given) = spec.slots {
+        slots.insert(Alias::default(), given.max(1));
+    }
+    let mut jobs = Vec::new();
+    let mut durations = HashMap::new();
+    for bundled in app.scheduler.list_all_jobs(&Alias::default()).await? {
+        let (active, job) = (bundled.state.status() == Status::Active, bundled.job);
+        if let Some(job) = job.filter(|_| active) {
+            durations.extend(learned(&app, &job).await?.map(|duration: Duration| (job.id.clone(), duration)));
+            jobs.push(job);
+        }
+    }
+    let simulation = Simulation { from, to, jobs, durations, unknown, slots };
+    let (tell, lines) = mpsc::channel(LINES_MAX);
+    tokio::task::spawn_blocking(move || {
+        let line = |line: &SimulateLine| serde_json::to_string(line).unwrap_or_default() + "\n";
+        let report = simulation.run(|done| match tell.try_send(line(&SimulateLine::Progress(done))) {
+            // Nobody reads any more.
+            Err(mpsc::error::TrySendError::Closed(_)) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        let _ = tell.blocking_send(line(&SimulateLine::Report(Box::new(report))));
+    });
+    let lines = futures::stream::unfold(lines, |mut lines| async {
+        let line = lines.recv().await?;
+        Some((Ok::<_, Infallible>(line), lines))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// How long the last runs of a job have taken, on average.
+async fn learned(app: &App, job: &Job) -> AppResult<Option<Duration>> {
+    let filter = RunFilter { job: Some::<JobId>(job.id.clone()), ..RunFilter::default() };
+    let page = Page { after: None, limit: LEARNED_FROM };
+    let runs = app.scheduler.list_runs(&Alias::default(), &filter, &page).await?.items;
+    let took: Vec<f64> =
+        runs.iter().filter_map(|run| Some((run.ended? - run.started?).as_seconds_f64().max(0.0))).collect();
+    let mean = took.iter().sum::<f64>() / took.len() as f64;
+    Ok(Duration::try_from_secs_f64(mean).ok())
+}
