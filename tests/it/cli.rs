@@ -440,8 +440,22 @@ fn the_help_is_as_reviewed() {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     let expected = [
-        "plugin", "exec", "job", "run", "listener", "trigger", "events", "simulate", "export", "import", "apply", "serve",
-        "status", "recover", "completions", "help",
+        "plugin",
+        "exec",
+        "job",
+        "run",
+        "listener",
+        "trigger",
+        "events",
+        "simulate",
+        "export",
+        "import",
+        "apply",
+        "serve",
+        "status",
+        "recover",
+        "completions",
+        "help",
     ];
     assert_eq!(commands, expected);
     assert!(home.ok(&["completions", "bash"]).contains("_sandclock"));

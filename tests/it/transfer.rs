@@ -80,7 +80,10 @@ fn a_declared_file_is_planned_applied_and_then_kept() {
     home.ok(&["job", "add", "sample:add-one", "--args", "[2]", "--id", "old", "--every", "1h"]);
     let file = declare("retry = { max_attempts = 3 }\ntags = { team = \"x\" }\n");
     let applied = home.json(&["apply", &file, "--yes", "--prune"]);
-    assert_eq!((&applied["changes"][0]["action"], &applied["changes"][1]["action"]), (&"modify".into(), &"remove".into()));
+    assert_eq!(
+        (&applied["changes"][0]["action"], &applied["changes"][1]["action"]),
+        (&"modify".into(), &"remove".into())
+    );
     let fields: Vec<_> = applied["changes"][0]["fields"].as_object().unwrap().keys().cloned().collect();
     assert_eq!(fields, ["retry", "tags"]);
     let list = home.json(&["job", "list", "--tag", "team=x"]);
@@ -94,7 +97,8 @@ fn apschedulers_jobs_come_over_and_what_does_not_is_named() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracles/apscheduler_export.json");
     let output = home.run(&["--json", "import", "--apscheduler", "--dry-run", file]);
     let imported: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let refused: Vec<_> = imported["jobs"].as_array().unwrap().iter().filter(|job| job["result"] == "refused").collect();
+    let refused: Vec<_> =
+        imported["jobs"].as_array().unwrap().iter().filter(|job| job["result"] == "refused").collect();
     let reasons: Vec<_> = refused.iter().map(|job| job["reason"].as_str().unwrap()).collect();
     assert_eq!(reasons.iter().filter(|reason| reason.contains("no plugin")).count(), 10, "{reasons:?}");
     assert_eq!(reasons.iter().filter(|reason| reason.contains("pickle")).count(), 2, "{reasons:?}");
@@ -124,7 +128,19 @@ fn a_simulation_says_what_would_run_miss_and_come_twice() {
 fn the_verbs_work_on_the_command_line() {
     let home = Home::with_sample();
     home.ok(&["job", "add", "sample:add-one", "--arg", "number=1", "--id", "a", "--every", "1h"]);
-    let modified = home.json(&["job", "modify", "a", "--fuel", "123456", "--tag", "x=y", "--priority", "-7", "--set", "metadata={\"k\":1}"]);
+    let modified = home.json(&[
+        "job",
+        "modify",
+        "a",
+        "--fuel",
+        "123456",
+        "--tag",
+        "x=y",
+        "--priority",
+        "-7",
+        "--set",
+        "metadata={\"k\":1}",
+    ]);
     assert_eq!((&modified["limits"]["fuel"], &modified["priority"]), (&123_456.into(), &(-7).into()));
     assert_eq!((&modified["tags"]["x"], &modified["metadata"]["k"]), (&"y".into(), &1.into()));
     assert_eq!(modified["limits"]["timeout"], 30, "what was not named is as it was");
@@ -141,7 +157,19 @@ fn the_verbs_work_on_the_command_line() {
     assert_eq!(asked["runs"], 3);
     home.ok(&["job", "backfill", "a", "--cancel"]);
     home.refused(&["job", "backfill", "a", "--cancel"], 2, &["none goes on"]);
-    home.ok(&["job", "add", "sample:add-one", "--args", "[1]", "--executor", "threadpool", "--id", "pool", "--at", "2030-01-01"]);
+    home.ok(&[
+        "job",
+        "add",
+        "sample:add-one",
+        "--args",
+        "[1]",
+        "--executor",
+        "threadpool",
+        "--id",
+        "pool",
+        "--at",
+        "2030-01-01",
+    ]);
     assert_eq!(home.json(&["job", "run", "pool", "--wait"])["outcome"]["value"], 2);
     home.ok(&["job", "remove", "--all"]);
     assert!(home.json(&["job", "list"])["items"].as_array().unwrap().is_empty());
@@ -171,7 +199,17 @@ fn a_backfill_a_cancel_and_a_listener_through_a_daemon() {
         assert!(asked.elapsed() < std::time::Duration::from_secs(3), "a loop is cancelled at once on {executor}");
         assert_eq!(home.json(&["run", "show", &run])["outcome"]["kind"], "cancelled");
     }
-    home.ok(&["listener", "add", "out", "--url", "http://127.0.0.1:9/none", "--mask", "JOB_ERROR", "--max-attempts", "1"]);
+    home.ok(&[
+        "listener",
+        "add",
+        "out",
+        "--url",
+        "http://127.0.0.1:9/none",
+        "--mask",
+        "JOB_ERROR",
+        "--max-attempts",
+        "1",
+    ]);
     home.ok(&["job", "add", "sample:trap", "--id", "t"]);
     while home.json(&["listener", "show", "out"])["dead"].as_array().unwrap().is_empty() {}
     let shown = home.ok(&["listener", "list"]);

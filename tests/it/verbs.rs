@@ -329,10 +329,8 @@ async fn a_plugin_decides_when_a_job_fires_and_when_it_is_over() {
 
 #[tokio::test]
 async fn a_broken_trigger_pauses_its_job_and_never_the_loop() {
-    let broken = [
-        ("does not lie ahead", Ok(Some(time(3)))),
-        ("it trapped", Err(Error::TriggerFailed("it trapped".into()))),
-    ];
+    let broken =
+        [("does not lie ahead", Ok(Some(time(3)))), ("it trapped", Err(Error::TriggerFailed("it trapped".into())))];
     for (reason, answer) in broken {
         let (mut bench, job) = asked(vec![(-1, Ok(Some(time(7)))), (7, answer)]).await;
         bench.add(job).await;
