@@ -327,6 +327,7 @@ impl Default for Limits {
 pub struct Job {
     pub id: JobId,
     /// 1 to 256 characters. Default: the func.
+    #[serde(default)]
     pub name: String,
     pub func: FuncRef,
     /// Bound to the export's parameters by position.

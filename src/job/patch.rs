@@ -100,7 +100,7 @@ mod tests {
         for (patch, named) in [
             (json!({"id": "k"}), "id"),
             (json!({"colour": 1}), "colour"),
-            (json!({"trigger": "every 0s"}), "interval"),
+            (json!({"trigger": "every 0s"}), "every 0s"),
             (json!({"func": null}), "func"),
         ] {
             let error = patched(patch).unwrap_err().to_string();

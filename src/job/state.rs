@@ -164,6 +164,11 @@ impl JobState {
         [fire, attempt].into_iter().flatten().min()
     }
 
+    /// Whether an active job would never fire: a fault that the watchdog looks for.
+    pub(crate) fn lacks_next(&self) -> bool {
+        self.status() == Status::Active && self.next_run_time.is_none() && self.question.is_none()
+    }
+
     pub(crate) fn may_backfill(&self) -> bool {
         self.quarantine.is_none() && self.leaving != Some(RemoveReason::Removed)
     }

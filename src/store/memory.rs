@@ -100,7 +100,7 @@ impl JobStore for MemoryStore {
 
     async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>> {
         let inner = self.inner()?;
-        let matching = inner.table.entries(page.after.as_deref()).filter(|entry| filter.matches(entry));
+        let matching = inner.table.entries(page.after.as_deref(), filter);
         Ok(List::page(matching, page.limit, |entry| entry.id.to_string()))
     }
 

@@ -3,6 +3,7 @@
 
 pub mod conformance;
 mod memory;
+mod row;
 mod sled;
 mod table;
 
@@ -227,8 +228,13 @@ pub struct JobFilter {
 }
 
 impl JobFilter {
+    /// What can be told without the job's definition.
+    pub(crate) fn matches_state(&self, state: &JobState) -> bool {
+        self.state.is_none_or(|wanted| state.status() == wanted)
+    }
+
     pub(crate) fn matches(&self, entry: &JobEntry) -> bool {
-        self.state.is_none_or(|state| entry.state.status() == state)
+        self.matches_state(&entry.state)
             && entry.job.as_ref().map_or(self.tags.is_empty() && self.module.is_none(), |job| {
                 self.tags.iter().all(|(key, value)| job.tags.get(key) == Some(value))
                     && self.module.as_ref().is_none_or(|module| {

@@ -58,7 +58,7 @@ fn retention() -> Retention {
 }
 
 fn open(home: &std::path::Path, now: DateTime<Utc>) -> SledStore {
-    let options = SledOptions { retention: retention(), ..SledOptions::default() };
+    let options = SledOptions { retention: retention(), warm_jobs: 1, ..SledOptions::default() };
     SledStore::open(home, options, now).expect("the store opens")
 }
 

@@ -45,6 +45,8 @@ const NAMES: [&str; TREES] = ["meta", "job", "hot", "run", "log", "detail", "plu
 
 const FORMAT_KEY: &[u8] = b"format";
 const SUM_KEY: &[u8] = b"sum";
+/// Pages of the database that are kept in memory.
+const CACHE_BYTES: u64 = 64 << 20;
 /// How long sled's own lock is waited for.
 const LOCK_TRIES: u32 = 500;
 const LOCK_WAIT: Duration = Duration::from_millis(10);
@@ -324,7 +326,7 @@ impl Disk {
 /// sled's own lock may still be held for a moment by a thread of a database that this process has
 /// just closed; nobody else can hold it, because the home is ours.
 fn open_unlocked(dir: &Path) -> sled::Result<Db> {
-    let config = sled::Config::new().path(dir).flush_every_ms(Some(500));
+    let config = sled::Config::new().path(dir).flush_every_ms(Some(500)).cache_capacity(CACHE_BYTES);
     for _ in 0..LOCK_TRIES {
         match config.open() {
             // sled hides the error's kind in its text.

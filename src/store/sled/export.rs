@@ -3,12 +3,14 @@
 
 use super::component::write_file;
 use super::disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes, note_path};
-use super::{JOB_VERSION, StoredJob, codec};
+use super::{codec, encode_job};
 use crate::bundle::{self, Bundle, BundledJob};
 use crate::error::{Error, Result};
 use crate::func::PluginName;
 use crate::job::{JobId, JobState, Question};
 use crate::plugin::Plugin;
+use crate::store::JobFilter;
+use crate::store::row::{self, Standing};
 use crate::store::table::Table;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -38,7 +40,8 @@ pub fn is_due(home: &Path, now: DateTime<Utc>) -> bool {
 
 /// Writes today's export over an earlier one of today.
 pub fn write(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginName, Plugin>, table: &Table) {
-    let jobs = table.entries(None).filter_map(|entry| {
+    let every = JobFilter::default();
+    let jobs = table.entries(None, &every).filter_map(|entry| {
         let JobState { paused, quarantine, started, .. } = entry.state;
         entry.job.map(|job| BundledJob { job: (*job).clone(), paused, quarantine, started })
     });
@@ -131,8 +134,9 @@ fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Bundle) -> Result<(usiz
             started: *started,
             ..JobState::default()
         };
-        writes.put(HOT, key.to_vec(), codec::seal(&codec::encode_state(&state)));
-        let bytes = serde_json::to_vec(&StoredJob { v: JOB_VERSION, job }).map_err(encode)?;
+        let standing = Standing { executor: job.executor.clone(), priority: job.priority, due: state.due(job) };
+        writes.put(HOT, key.to_vec(), codec::seal(&row::encode(&state, &standing)));
+        let bytes = encode_job(job)?;
         for (key, value) in codec::pieces(key, &bytes) {
             writes.put(JOB, key, value);
         }

@@ -21,7 +21,8 @@ mod history;
 pub use disk::OPENER as OPENER_THREAD;
 pub use export::{Recovered, recover};
 
-use super::table::{Delta, Table};
+use super::row;
+use super::table::{Definitions, Delta, Table};
 use super::{
     Counts, JobEntry, JobFilter, JobStore, List, ListenerStore, Page, PluginStore, Retention, RunFilter, Turn, Turned,
     closed,
@@ -33,9 +34,10 @@ use crate::job::{Alias, Arguments, Job, JobId};
 use crate::listener::{Listener, Progress};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
+use ::sled::Tree;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use codec::{decode_state, encode_state, piece_of, pieces, prefix, seal, unseal};
+use codec::{piece_of, pieces, prefix, seal, unseal};
 use disk::{ARGUMENTS, DirLock, Disk, HOT, JOB, LISTENER, PLUGIN, Writes};
 use history::History;
 use serde::{Deserialize, Serialize};
@@ -51,11 +53,18 @@ pub struct SledOptions {
     /// Written into runs: who ran them.
     pub node: String,
     pub retention: Retention,
+    /// Jobs that are kept whole in memory although they only wait; of others a row is. Default 16 384.
+    pub warm_jobs: usize,
 }
 
 impl Default for SledOptions {
     fn default() -> Self {
-        SledOptions { alias: Alias::default(), node: "local".into(), retention: Retention::default() }
+        SledOptions {
+            alias: Alias::default(),
+            node: "local".into(),
+            retention: Retention::default(),
+            warm_jobs: 16_384,
+        }
     }
 }
 
@@ -178,9 +187,10 @@ impl Open {
     fn load(home: &Path, options: &SledOptions, now: DateTime<Utc>) -> Result<Self> {
         let disk = Disk::open(home)?;
         let history = History::load(&disk, options.retention, now)?;
-        let mut table = Table::new(options.alias.clone(), options.node.clone(), super::entropy());
+        let definitions = definitions(disk.tree(JOB).clone());
+        let table = Table::new(options.alias.clone(), options.node.clone(), super::entropy());
+        let mut table = table.with_definitions(definitions.clone(), options.warm_jobs);
         table.restore_seq(history.last_seq());
-        let mut definitions = joined(&disk, JOB)?;
         let arguments = joined(&disk, ARGUMENTS)?;
         let arguments = |id: RunId| {
             let bytes = arguments.get(id.0.to_bytes().as_slice())?;
@@ -189,22 +199,15 @@ impl Open {
         for row in disk.rows(HOT) {
             let (key, value) = row?;
             let id = std::str::from_utf8(&key).ok().and_then(|id| id.parse::<JobId>().ok());
-            let state = unseal(&value).and_then(|row| decode_state(row, arguments));
-            let (Some(id), Some(mut state)) = (id, state) else {
+            let row = unseal(&value);
+            let state = row.and_then(|row| row::decode(row, arguments));
+            let (Some(id), Some(row), Some((mut state, standing))) = (id, row, state) else {
                 return Err(disk::damaged(&home.join("db"), "the state of a job cannot be decoded"));
             };
-            let bytes = definitions.remove(id.as_str().as_bytes()).unwrap_or_default();
-            let job = match serde_json::from_slice::<StoredJob<Job>>(&bytes) {
-                Ok(stored) if stored.v == JOB_VERSION => Some(Arc::new(stored.job)),
-                Ok(stored) => {
-                    state.quarantine = Some(format!("its definition has version {}", stored.v));
-                    None
-                }
-                Err(error) => {
-                    state.quarantine = Some(format!("its definition cannot be decoded: {error}"));
-                    None
-                }
-            };
+            if standing.is_some_and(|standing| table.restore_row(&id, row, &state, &standing)) {
+                continue;
+            }
+            let job = definitions(&id).map_err(|reason| state.quarantine = Some(reason)).ok();
             table.restore(id, job, state);
         }
         let mut known = BTreeMap::new();
@@ -264,15 +267,14 @@ impl Open {
         let mut writes = Writes::default();
         for id in &delta.touched {
             let key = id.as_str().as_bytes();
-            let Some((job, state)) = self.table.stored(id) else {
+            let Some((job, row)) = self.table.stored(id) else {
                 writes.remove(HOT, key.to_vec());
                 self.put_pieces(JOB, key, None, &mut writes)?;
                 continue;
             };
-            writes.put(HOT, key.to_vec(), seal(&encode_state(state)));
-            if let Some(job) = job.as_ref().filter(|_| delta.defined.contains(id)) {
-                let stored = StoredJob { v: JOB_VERSION, job };
-                let bytes = serde_json::to_vec(&stored).map_err(|e| Error::host("cannot encode a job", e))?;
+            writes.put(HOT, key.to_vec(), seal(&row));
+            if let Some(job) = job.filter(|_| delta.defined.contains(id)) {
+                let bytes = encode_job(job)?;
                 self.put_pieces(JOB, key, Some(&bytes), &mut writes)?;
             }
         }
@@ -334,6 +336,40 @@ impl Open {
     }
 }
 
+/// A definition as it is stored: without what is at its default, which is most of it.
+fn encode_job(job: &Job) -> Result<Vec<u8>> {
+    let failed = |e| Error::host("cannot encode a job", e);
+    let default = Job::new(job.id.clone(), job.func.clone(), job.trigger.clone());
+    let default = serde_json::to_value(default).map_err(failed)?;
+    let mut stored = serde_json::to_value(job).map_err(failed)?;
+    if let Some(fields) = stored.as_object_mut() {
+        let own = |name: &str| matches!(name, "id" | "func" | "trigger");
+        fields.retain(|name, value| own(name) || default[name] != *value);
+    }
+    serde_json::to_vec(&StoredJob { v: JOB_VERSION, job: stored }).map_err(failed)
+}
+
+/// Finds job definitions on disk.
+fn definitions(tree: Tree) -> Definitions {
+    Arc::new(move |id| {
+        let mut bytes = Vec::new();
+        for row in tree.scan_prefix(prefix(id.as_str().as_bytes())) {
+            let (_, value) = row.map_err(|e| format!("its definition cannot be read: {e}"))?;
+            bytes.extend_from_slice(unseal(&value).ok_or("its definition is damaged")?);
+        }
+        match serde_json::from_slice::<StoredJob<Job>>(&bytes) {
+            Ok(StoredJob { v: JOB_VERSION, mut job }) => {
+                if job.name.is_empty() {
+                    job.name = job.func.to_string();
+                }
+                Ok(Arc::new(job))
+            }
+            Ok(stored) => Err(format!("its definition has version {}", stored.v)),
+            Err(error) => Err(format!("its definition cannot be decoded: {error}")),
+        }
+    })
+}
+
 /// Every value of a tree of pieces, joined, by its key.
 fn joined(disk: &Disk, tree: usize) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut values: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
@@ -366,6 +402,7 @@ impl JobStore for SledStore {
             open.keep(now, &turned.events, &delta)?;
             (open.claimed, open.ended) = (Vec::new(), Vec::new());
             turned.events.splice(..0, open.unheard.drain(..));
+            open.table.cool();
             if open.changed && now - open.exported >= EXPORT_EVERY {
                 open.export(&home, now);
             }
@@ -382,7 +419,7 @@ impl JobStore for SledStore {
     async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>> {
         let (filter, page) = (filter.clone(), page.clone());
         self.read(move |open| {
-            let matching = open.table.entries(page.after.as_deref()).filter(|entry| filter.matches(entry));
+            let matching = open.table.entries(page.after.as_deref(), &filter);
             Ok(List::page(matching, page.limit, |entry| entry.id.to_string()))
         })
         .await

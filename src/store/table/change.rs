@@ -1,7 +1,7 @@
 //! What callers ask of a table: each change is answered by a reply or an error, and one that is
 //! refused changes nothing.
 
-use super::{Entry, PENDING_MAX, Place, Table};
+use super::{Entry, PENDING_MAX, Table};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
 use crate::invalid::Invalid;
@@ -33,7 +33,7 @@ impl Table {
             Change::Modify { base, job, first } => self.modify(now, &base, *job, first),
             Change::Remove { id } => self.remove(now, &id).map(|()| Reply::Done),
             Change::RemoveAll => {
-                let ids: Vec<JobId> = self.jobs.keys().cloned().collect();
+                let ids: Vec<JobId> = self.jobs.ids().cloned().collect();
                 for id in &ids {
                     self.remove(now, id)?;
                 }
@@ -102,7 +102,7 @@ impl Table {
         first: Option<DateTime<Utc>>,
     ) -> Result<Reply> {
         let id = job.id.clone();
-        let entry = self.jobs.get(&id).ok_or_else(|| Error::JobNotFound(id.clone()))?;
+        let entry = self.jobs.get_mut(&id).ok_or_else(|| Error::JobNotFound(id.clone()))?;
         if entry.job.as_ref() != Some(base) {
             return Err(Error::JobChanged(id));
         }
@@ -129,7 +129,7 @@ impl Table {
     fn define(&mut self, job: Job, state: JobState) {
         let (id, job) = (job.id.clone(), Arc::new(job));
         self.promised.extend(state.pending.iter().map(|run| (run.id, id.clone())));
-        let entry = Entry { job: Some(job.clone()), state, place: Place::Nowhere, alarm: None, waiting: false };
+        let entry = Entry::new(job.clone(), state);
         let asking = entry.state.question.is_some();
         self.jobs.insert(id.clone(), entry);
         self.delta.touched.insert(id.clone());
@@ -144,7 +144,7 @@ impl Table {
 
     /// Asks a plugin once more, if its last question was not answered.
     fn ask_again(&mut self, id: &JobId) {
-        if self.jobs.get(id).is_some_and(|entry| entry.state.question.is_some()) {
+        if self.jobs.get_mut(id).is_some_and(|entry| entry.state.question.is_some()) {
             self.unasked.insert(id.clone());
         }
     }

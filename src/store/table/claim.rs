@@ -1,6 +1,6 @@
 //! Claiming what is due: whose turn it is in the line of each executor, and what of a job starts.
 
-use super::{Claimed, Entry, TURN_RUNS_MAX, Table, Turned, VISITS_MAX};
+use super::{Claimed, TURN_RUNS_MAX, Table, Turned, VISITS_MAX};
 use crate::event::{Event, EventKind};
 use crate::job::{Alias, Job, JobId, Origin, PendingRun, RunningRun, Status};
 use crate::plan::{FireTimes, plan, plan_backfill};
@@ -32,11 +32,9 @@ impl Table {
         // Another one begins each time: a flooded one would use up every turn.
         executors.rotate_left(first);
         for alias in executors {
-            let priority = |id: &JobId| self.jobs.get(id).map_or(0, |entry| entry.urgency(now));
+            let priority = |id: &JobId| self.jobs.urgency(id, now);
             for (id, place) in self.queues.advance(&alias, now, priority) {
-                if let Some(entry) = self.jobs.get_mut(&id) {
-                    entry.place = place;
-                }
+                self.jobs.set_place(&id, place);
             }
             for _ in 0..VISITS_MAX {
                 let left = TURN_RUNS_MAX.saturating_sub(turned.claimed.len());
@@ -76,10 +74,8 @@ impl Table {
 
     /// So that it goes to the end of the line when it is put there again.
     pub(super) fn leave_line(&mut self, id: &JobId) {
-        if let Some(entry) = self.jobs.get_mut(id)
-            && let Some(job) = &entry.job
-        {
-            self.queues.take(&job.executor, id, std::mem::take(&mut entry.place));
+        if let Some(entry) = self.jobs.get_mut(id) {
+            self.queues.take(&entry.executor, id, std::mem::take(&mut entry.place));
         }
     }
 
@@ -218,14 +214,5 @@ impl Table {
         run.end(now, outcome);
         self.record(Event::new(kind, now, self.alias.clone()).run(&run));
         self.delta.ended.push((run, RunLogs::default()));
-    }
-}
-
-impl Entry {
-    /// The job's priority; one that has only a backfill to do waits for all others.
-    pub(super) fn urgency(&self, now: DateTime<Utc>) -> i8 {
-        let Some(job) = &self.job else { return 0 };
-        let waits = self.state.backfill.is_some() && self.state.own_due(job).is_none_or(|due| due > now);
-        if waits { i8::MIN } else { job.priority }
     }
 }

@@ -5,17 +5,21 @@
 
 mod change;
 mod claim;
+mod jobs;
 mod queue;
 mod watch;
 
-use super::{Claim, Claimed, Counts, Finished, JobEntry, Reply, Started, TURN_RUNS_MAX, Turn, Turned};
+use super::row::Standing;
+use super::{Claim, Claimed, Counts, Finished, JobEntry, JobFilter, Reply, Started, TURN_RUNS_MAX, Turn, Turned};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
 use crate::job::{Alias, Arguments, Job, JobId, JobState, OnInterrupted, PendingRun, RemoveReason, RunningRun, Status};
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, Usage};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+pub use jobs::Definitions;
+use jobs::{Entry, Jobs};
 use queue::{Place, Queues};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use ulid::Ulid;
 
@@ -38,20 +42,10 @@ pub struct Delta {
     pub arguments: Vec<(RunId, Option<Arc<Arguments>>)>,
 }
 
-struct Entry {
-    job: Option<Arc<Job>>,
-    state: JobState,
-    place: Place,
-    /// When it will be late, as the index of such times has it.
-    alarm: Option<DateTime<Utc>>,
-    /// Due, but nothing can be decided before one of its runs ends.
-    waiting: bool,
-}
-
 pub struct Table {
     alias: Alias,
     node: Arc<str>,
-    jobs: BTreeMap<JobId, Entry>,
+    jobs: Jobs,
     queues: Queues,
     /// When jobs that expect a success will be late.
     alarms: BTreeSet<(DateTime<Utc>, JobId)>,
@@ -62,6 +56,8 @@ pub struct Table {
     /// Jobs whose trigger, a plugin, is to be asked.
     unasked: BTreeSet<JobId>,
     live: HashMap<RunId, Run>,
+    /// Runs that a store kept as going, until they are adopted.
+    restored: Vec<(JobId, RunningRun)>,
     last_seq: u64,
     last_id: Ulid,
     /// The time of the turn under way.
@@ -81,13 +77,14 @@ impl Table {
         Table {
             alias,
             node: node.into(),
-            jobs: BTreeMap::new(),
+            jobs: Jobs::default(),
             queues: Queues::default(),
             alarms: BTreeSet::new(),
             manual: BTreeSet::new(),
             promised: HashMap::new(),
             unasked: BTreeSet::new(),
             live: HashMap::new(),
+            restored: Vec::new(),
             last_seq: 0,
             last_id: Ulid::from_parts(0, entropy),
             now: DateTime::<Utc>::MIN_UTC,
@@ -104,14 +101,35 @@ impl Table {
         Table { watched: None, ..self }
     }
 
+    /// With definitions that stay with the store while jobs only wait, but for some `warm_max`.
+    pub fn with_definitions(self, definitions: Definitions, warm_max: usize) -> Self {
+        Table { jobs: Jobs::with_definitions(definitions, warm_max), ..self }
+    }
+
     /// Puts back a job that a store kept. To be followed by one [`Table::adopt`].
     pub fn restore(&mut self, id: JobId, job: Option<Arc<Job>>, state: JobState) {
         self.promised.extend(state.pending.iter().map(|run| (run.id, id.clone())));
         if state.question.is_some() {
             self.unasked.insert(id.clone());
         }
-        self.jobs.insert(id.clone(), Entry { job, state, place: Place::Nowhere, alarm: None, waiting: false });
+        self.restored.extend(state.running.iter().map(|run| (id.clone(), run.clone())));
+        let executor = job.as_ref().map(|job| job.executor.clone()).unwrap_or_default();
+        let entry = Entry { job, state, executor, place: Place::Nowhere, alarm: None, waiting: false };
+        self.jobs.insert(id.clone(), entry);
         self.reindex(&id);
+    }
+
+    /// The same for one that only waits, by its row alone. False if it does more than that.
+    pub fn restore_row(&mut self, id: &JobId, row: &[u8], state: &JobState, standing: &Standing) -> bool {
+        let JobState { running, pending, question, backfill, .. } = state;
+        if !(running.is_empty() && pending.is_empty() && question.is_none() && backfill.is_none()) {
+            return false;
+        }
+        let place =
+            self.queues.put(&standing.executor, id, Place::Nowhere, standing.due, (self.now, standing.priority));
+        self.alarms.extend(state.expected_by.map(|at| (at, id.clone())));
+        self.jobs.insert_row(id.clone(), row, standing.clone(), place, state.expected_by);
+        true
     }
 
     pub fn restore_seq(&mut self, last_seq: u64) {
@@ -122,12 +140,7 @@ impl Table {
     /// others end as interrupted. Nothing is known after a process has died; when a store is opened
     /// again in a living one, unknown runs were claimed by a turn whose caller was told that it failed.
     pub fn adopt(&mut self, known: &HashSet<RunId>, now: DateTime<Utc>) -> (Vec<Event>, Delta) {
-        let running: Vec<(JobId, RunningRun)> = self
-            .jobs
-            .iter()
-            .flat_map(|(id, entry)| entry.state.running.iter().map(|run| (id.clone(), run.clone())))
-            .collect();
-        for (id, running) in running {
+        for (id, running) in std::mem::take(&mut self.restored) {
             if let Some(run) = self.run_of(&id, &running) {
                 self.live.insert(run.id, run);
             }
@@ -146,8 +159,9 @@ impl Table {
         (std::mem::take(&mut self.events), std::mem::take(&mut self.delta))
     }
 
+    /// A run of a job that is here whole.
     fn run_of(&self, id: &JobId, running: &RunningRun) -> Option<Run> {
-        let job = self.jobs.get(id)?.job.as_ref()?;
+        let job = self.jobs.warm(id)?.job.as_ref()?;
         let RunningRun { id, scheduled_time, attempt, origin, coalesced, arguments } = running.clone();
         let run = Run::claimed(id, job, scheduled_time, self.node.clone());
         Some(Run { jobstore: self.alias.clone(), attempt, origin, coalesced, arguments, ..run })
@@ -177,7 +191,7 @@ impl Table {
         match claim {
             Claim::Nothing => {}
             Claim::Manual => {
-                let due = |id: &JobId| self.jobs.get(id).and_then(|entry| entry.state.manual_due());
+                let due = |id: &JobId| self.jobs.warm(id).and_then(|entry| entry.state.manual_due());
                 let manual = self.manual.iter().filter_map(due).filter(|due| *due > now).min();
                 turned.next_due = manual;
             }
@@ -191,6 +205,9 @@ impl Table {
                 turned.starved |=
                     executors.iter().any(|alias| slots.get(alias) == Some(&0) && self.queues.first(alias).is_some());
             }
+        }
+        for id in std::mem::take(&mut self.jobs.broken) {
+            self.report_broken(now, &id);
         }
         if claim != Claim::Nothing {
             let alarm = self.alarms.first().map(|(at, _)| *at);
@@ -379,10 +396,9 @@ impl Table {
     /// Makes the indexes agree with the job's state.
     fn reindex(&mut self, id: &JobId) {
         let Some(entry) = self.jobs.get_mut(id) else { return };
-        let Some(job) = &entry.job else { return };
-        let due = if entry.waiting { None } else { entry.state.due(job) };
+        let due = entry.job.as_ref().filter(|_| !entry.waiting).and_then(|job| entry.state.due(job));
         let urgency = (self.now, entry.urgency(self.now));
-        entry.place = self.queues.put(&job.executor, id, entry.place, due, urgency);
+        entry.place = self.queues.put(&entry.executor, id, entry.place, due, urgency);
         let alarm = entry.state.expected_by;
         if alarm != entry.alarm {
             entry.alarm.map(|at| self.alarms.remove(&(at, id.clone())));
@@ -397,31 +413,33 @@ impl Table {
     }
 
     pub fn get(&self, id: &JobId) -> Option<JobEntry> {
-        let entry = self.jobs.get(id)?;
-        Some(JobEntry { id: id.clone(), job: entry.job.clone(), state: entry.state.clone() })
+        self.jobs.get(id).map(|(job, state)| JobEntry { id: id.clone(), job, state })
     }
 
-    /// Jobs with an id greater than `after`, by id.
-    pub fn entries(&self, after: Option<&str>) -> impl Iterator<Item = JobEntry> + '_ {
+    /// Jobs of a filter with an id greater than `after`, by id.
+    pub fn entries<'a>(&'a self, after: Option<&str>, filter: &'a JobFilter) -> impl Iterator<Item = JobEntry> + 'a {
         let after = after.and_then(|after| after.parse::<JobId>().ok());
-        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.jobs.range((from, std::ops::Bound::Unbounded)).map(|(id, entry)| JobEntry {
-            id: id.clone(),
-            job: entry.job.clone(),
-            state: entry.state.clone(),
-        })
+        let jobs = self.jobs.copies(after, |state| filter.matches_state(state));
+        let entries = jobs.map(|(id, job, state)| JobEntry { id: id.clone(), job, state });
+        entries.filter(|entry| filter.matches(entry))
     }
 
-    /// The job and state of one id, without copying them: for a store that writes them.
-    pub fn stored(&self, id: &JobId) -> Option<(&Option<Arc<Job>>, &JobState)> {
-        self.jobs.get(id).map(|entry| (&entry.job, &entry.state))
+    /// The definition and the row of a job that a turn has touched, for a store that writes them;
+    /// `None` if it is gone.
+    pub fn stored(&self, id: &JobId) -> Option<(Option<&Arc<Job>>, Vec<u8>)> {
+        self.jobs.warm(id).map(|entry| (entry.job.as_ref(), entry.row()))
+    }
+
+    /// To be called when what the last turn changed is stored.
+    pub fn cool(&mut self) {
+        self.jobs.cool();
     }
 
     /// A run that goes on or waits for its time.
     pub fn run(&self, id: RunId) -> Option<Run> {
         self.live.get(&id).cloned().or_else(|| {
             let job = self.promised.get(&id)?;
-            let pending = self.jobs.get(job)?.state.pending.iter().find(|pending| pending.id == id)?;
+            let pending = self.jobs.warm(job)?.state.pending.iter().find(|pending| pending.id == id)?;
             self.run_of(job, &pending.clone().into())
         })
     }
@@ -432,11 +450,10 @@ impl Table {
 
     /// What the table knows of the store's counts; how many ended runs are kept, it does not.
     pub fn counts(&self, runs: u64) -> Counts {
-        let status = |wanted| self.jobs.values().filter(|e| e.state.status() == wanted).count() as u64;
         Counts {
             jobs: self.jobs.len() as u64,
-            paused: status(Status::Paused),
-            quarantined: status(Status::Quarantined),
+            paused: self.jobs.count(Status::Paused),
+            quarantined: self.jobs.count(Status::Quarantined),
             running: self.live.len() as u64,
             runs,
             last_event: self.last_seq,

@@ -1,12 +1,10 @@
 //! What a turn sees to besides claiming: plugins to ask, jobs that are late, and the watchdog.
 
-use super::queue::Place;
 use super::{Table, Turned, VISITS_MAX};
 use crate::event::{Event, EventKind};
 use crate::job::{Job, JobId, Question, Status};
 use crate::store::Asked;
 use chrono::{DateTime, TimeDelta, Utc};
-use std::ops::Bound;
 
 /// Questions to plugins that one turn asks.
 const QUESTIONS_MAX: usize = 32;
@@ -30,7 +28,7 @@ impl Table {
         while turned.questions.len() < QUESTIONS_MAX
             && let Some(id) = self.unasked.pop_first()
         {
-            if let Some(entry) = self.jobs.get(&id)
+            if let Some(entry) = self.jobs.get_mut(&id)
                 && let (Some(question), Some(job), Status::Active) =
                     (entry.state.question, &entry.job, entry.state.status())
             {
@@ -63,18 +61,13 @@ impl Table {
             return;
         }
         self.watched = Some(now);
-        let from = self.watch_after.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let after = self.watch_after.take();
         let mut amiss = Vec::new();
         let mut last = None;
-        for (id, entry) in self.jobs.range((from, Bound::Unbounded)).take(WATCHED_MAX) {
+        for (id, watched) in self.jobs.watched(after.as_ref()).take(WATCHED_MAX) {
             last = Some(id);
-            let state = &entry.state;
-            let lost = state.status() == Status::Active && state.next_run_time.is_none() && state.question.is_none();
-            let due = entry.job.as_ref().and_then(|job| state.due(job));
-            let out_of_line = due.is_some() && !entry.waiting && entry.place == Place::Nowhere;
-            let stuck = entry.waiting && state.running.is_empty();
-            if (lost && entry.job.is_some()) || out_of_line || stuck {
-                amiss.push((id.clone(), lost));
+            if watched.lost || watched.out_of_line {
+                amiss.push((id.clone(), watched.lost));
             }
         }
         self.watch_after = last.filter(|_| self.jobs.len() > WATCHED_MAX).cloned();
@@ -96,6 +89,14 @@ impl Table {
         self.delta.touched.insert(id.clone());
         self.record(Event::new(EventKind::StoreError, now, self.alias.clone()).job(id).detail(detail));
         self.leave_if_exhausted(now, id);
+        self.reindex(id);
+    }
+
+    /// Tells of a job whose definition could not be decoded when its time came.
+    pub(super) fn report_broken(&mut self, now: DateTime<Utc>, id: &JobId) {
+        let Some(reason) = self.jobs.get_mut(id).and_then(|entry| entry.state.quarantine.clone()) else { return };
+        self.delta.touched.insert(id.clone());
+        self.record(Event::new(EventKind::JobQuarantined, now, self.alias.clone()).job(id).detail(reason));
         self.reindex(id);
     }
 }
