@@ -15,7 +15,10 @@ pub struct Told {
     events: BTreeMap<u64, (String, String)>,
     /// Run → job and fire time.
     ran: HashMap<String, (String, String)>,
-    fire_times: BTreeSet<(String, String)>,
+    /// Job, fire time and attempt.
+    fire_times: BTreeSet<(String, String, String)>,
+    /// Run → job.
+    promised: BTreeMap<String, String>,
 }
 
 impl Told {
@@ -31,10 +34,12 @@ impl Told {
                     let old = self.events.insert(seq.parse().unwrap(), news.clone());
                     assert!(old.is_none_or(|old| old == news), "event {seq} was published as two different things");
                 }
-                ["ran", run, job, at] => {
+                ["ran", run, job, at, attempt] => {
                     assert!(self.ran.insert(run.into(), (job.into(), at.into())).is_none(), "run {run} ran twice");
-                    assert!(self.fire_times.insert((job.into(), at.into())), "{job} ran twice for {at}");
+                    let first = self.fire_times.insert((job.into(), at.into(), attempt.into()));
+                    assert!(first, "{job} ran twice for {at}, attempt {attempt}");
                 }
+                ["promised", run, job] => drop(self.promised.insert(run.into(), job.into())),
                 ["open"] => {}
                 _ => panic!("what is `{line}`?"),
             }
@@ -68,6 +73,7 @@ impl Told {
         }
         self.check_jobs(store, &stored).await;
         self.check_runs(store, &stored).await;
+        self.check_promises(store, &stored).await;
         stored.len() as u64
     }
 
@@ -88,6 +94,34 @@ impl Told {
         }
         for id in &self.removed {
             assert!(removed.contains(id), "the removal of {id} was acknowledged but is lost");
+        }
+    }
+
+    /// Runs that callers were promised, and further attempts that were told of, came or wait, unless
+    /// their job was removed.
+    async fn check_promises(&self, store: &SledStore, stored: &BTreeMap<u64, Event>) {
+        let key = |run: &Run, attempt: u32| (run.job_id.to_string(), run.scheduled_time, attempt);
+        let ended = |event: &&Event| event.run.as_ref().filter(|run| run.outcome.is_some()).is_some();
+        let came: BTreeSet<_> = stored
+            .values()
+            .filter(|event| event.kind == EventKind::JobSubmitted || ended(event))
+            .filter_map(|event| event.run.as_ref())
+            .map(|run| key(run, run.attempt))
+            .collect();
+        for event in stored.values().filter(|event| event.kind == EventKind::JobRetry) {
+            let Some(run) = &event.run else { continue };
+            let owed = key(run, run.attempt + 1);
+            let entry = store.get_job(&run.job_id).await.unwrap();
+            let waits = entry.is_none_or(|entry| {
+                let same = |p: &PendingRun| (p.scheduled_time, p.attempt) == (owed.1, owed.2);
+                entry.state.pending.iter().any(same)
+            });
+            assert!(came.contains(&owed) || waits, "attempt {} of {} for {} is lost", owed.2, owed.0, owed.1);
+        }
+        for (run, job) in &self.promised {
+            let kept = store.get_run(run.parse().unwrap()).await.unwrap();
+            let kept = kept.unwrap_or_else(|| panic!("run {run} of {job} was promised and is lost"));
+            assert_eq!(kept.arguments.as_ref().map_or(0, |own| own.args.len()), 1, "and has its own arguments");
         }
     }
 

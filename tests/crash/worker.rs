@@ -45,12 +45,27 @@ async fn load(home: &Path, acks: Acks, lasts: Duration) {
     let store = SledStore::open(home, options(), chrono::Utc::now()).unwrap();
     acks.tell("open\n".into());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let began = acks.clone();
-    let native = NativeExecutor::new(64, clock.clone()).with("native:work".parse().unwrap(), move |claimed| {
-        let run = claimed.run;
-        began.tell(format!("ran {} {} {}\n", run.id, run.job_id, run.scheduled_time.to_rfc3339()));
-        async move { Ok(json!(run.attempt)) }
-    });
+    let tell = |acks: &Acks, run: &Run| {
+        let Run { id, job_id, scheduled_time, attempt, .. } = run;
+        acks.tell(format!("ran {id} {job_id} {} {attempt}\n", scheduled_time.to_rfc3339()));
+    };
+    let (work, flaky, slow) = (acks.clone(), acks.clone(), acks.clone());
+    let native = NativeExecutor::new(64, clock.clone())
+        .with("native:work".parse().unwrap(), move |claimed| {
+            tell(&work, &claimed.run);
+            async move { Ok(json!(claimed.run.attempt)) }
+        })
+        .with("native:flaky".parse().unwrap(), move |claimed| {
+            tell(&flaky, &claimed.run);
+            async move { if claimed.run.attempt < 3 { Err("not yet".into()) } else { Ok(json!(1)) } }
+        })
+        .with("native:slow".parse().unwrap(), move |claimed| {
+            tell(&slow, &claimed.run);
+            async move {
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                Ok(json!(1))
+            }
+        });
     let scheduler = Scheduler::new(clock);
     scheduler.add_executor(Alias::default(), Arc::new(native)).await.unwrap();
     scheduler.add_jobstore(Alias::default(), Arc::new(store)).await.unwrap();
@@ -88,8 +103,22 @@ async fn add(scheduler: Scheduler, acks: Acks, adder: u64) {
         if n % 7 == 0 {
             job.args = vec![json!("x".repeat(20_000))];
         }
+        if n % 6 == 1 {
+            job.func = "native:flaky".parse().unwrap();
+            (job.retry.max_attempts, job.retry.first) = (4, Duration::from_millis(n % 40));
+            job.on_interrupted = OnInterrupted::Rerun;
+        }
+        if n % 15 == 0 {
+            job.func = "native:slow".parse().unwrap();
+            (job.overlap, job.coalesce) = ([Overlap::Queue, Overlap::Cancel][n as usize / 15 % 2], Coalesce::All);
+        }
         scheduler.add_job(job, AddOptions::default()).await.unwrap();
         acks.tell(format!("added {id}\n"));
+        if n % 15 == 0 {
+            let other = Arguments { args: vec![json!("y".repeat(5000))], ..Arguments::default() };
+            let run = scheduler.run_job_with(&id, other).await.unwrap();
+            acks.tell(format!("promised {run} {id}\n"));
+        }
         if n % 10 == 5 {
             let old: JobId = format!("j{tag}-{adder}-{}", n - 5).parse().unwrap();
             scheduler.remove_job(&old).await.unwrap();

@@ -1,6 +1,7 @@
 //! One binary for all integration tests, because wasmtime links slowly.
 
 mod cli;
+mod day;
 mod listeners;
 mod plugins;
 mod sandbox;

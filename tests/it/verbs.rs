@@ -202,7 +202,7 @@ async fn stores_and_executors_come_and_go_while_running() {
 }
 
 /// A memory store that fails while it is told to.
-struct Failing(MemoryStore, Arc<AtomicBool>);
+pub struct Failing(pub MemoryStore, pub Arc<AtomicBool>);
 
 #[async_trait]
 impl JobStore for Failing {
