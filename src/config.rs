@@ -2,7 +2,7 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
-use crate::executor::{AsyncExecutor, AsyncOptions, Executor, PluginHost, ThreadPoolExecutor};
+use crate::executor::{ASIDES_MAX, AsyncExecutor, AsyncOptions, Executor, PluginHost, ThreadPoolExecutor};
 use crate::job::Alias;
 use crate::outbound::Outbound;
 use crate::sandbox::{Registry, Sandbox};
@@ -26,6 +26,7 @@ pub struct App {
     pub node: String,
     /// Calls without a job that may go on at one time; the slots are for jobs.
     pub execs: Arc<Semaphore>,
+    pub simulations: Arc<Semaphore>,
 }
 
 /// Calls without a job at one time; more wait.
@@ -62,7 +63,10 @@ impl App {
             let (home, node, now) = (home.clone(), node.clone(), clock.now());
             move || -> Result<(SledStore, Sandbox)> {
                 let store = SledStore::open(&home, SledOptions { node, ..SledOptions::default() }, now)?;
-                let sandbox = Sandbox::new(slots + ThreadPoolExecutor::SLOTS + EXECS_MAX, Some(&home.join("cache")))?;
+                let sandbox = Sandbox::new(
+                    slots + ThreadPoolExecutor::SLOTS + EXECS_MAX + ASIDES_MAX,
+                    Some(&home.join("cache")),
+                )?;
                 Ok((store, sandbox))
             }
         };
@@ -85,7 +89,16 @@ impl App {
         scheduler.add_jobstore(memory.clone(), Arc::new(MemoryStore::new(memory, node.clone()))).await?;
         let registry = Registry::new(sandbox, plugins, clock);
         let listeners = Listeners::new(scheduler.clone(), listeners, Arc::new(outbound));
-        Ok(App { scheduler, registry, listeners, executor, home, node, execs: Arc::new(Semaphore::new(EXECS_MAX)) })
+        Ok(App {
+            scheduler,
+            registry,
+            listeners,
+            executor,
+            home,
+            node,
+            execs: Arc::new(Semaphore::new(EXECS_MAX)),
+            simulations: Arc::new(Semaphore::new(1)),
+        })
     }
 
     /// Ends what runs within `grace` and closes the store.

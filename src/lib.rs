@@ -8,11 +8,11 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> sandclock::Result<()> {
-//! let scheduler = Scheduler::default();
 //! let native = NativeExecutor::new(4, Arc::new(SystemClock))
 //!     .with("native:greet".parse()?, |_claimed| async { Ok("hello".into()) });
-//! scheduler.add_executor(Alias::default(), Arc::new(native)).await?;
-//! scheduler.add_jobstore(Alias::default(), Arc::new(MemoryStore::new(Alias::default(), "me"))).await?;
+//! let store = MemoryStore::new(Alias::default(), "me");
+//! let scheduler =
+//!     Scheduler::builder().executor(Alias::default(), native).jobstore(Alias::default(), store).build().await?;
 //! scheduler.start().await?;
 //! let job = Job::new("greeting".parse()?, "native:greet".parse()?, Trigger::crontab("0 9 * * *", Default::default(), Default::default())?);
 //! scheduler.add_job(job, AddOptions::default()).await?;
@@ -66,18 +66,20 @@ pub mod http;
 pub use clock::{Clock, SimClock, SystemClock};
 pub use error::{Error, Result, Source};
 pub use event::{Event, EventKind, EventMask};
-pub use executor::{AsyncExecutor, AsyncOptions, Executor, NativeExecutor, PluginHost, ThreadPoolExecutor};
+pub use executor::{
+    AsyncExecutor, AsyncOptions, Executor, NativeExecutor, NativeResult, PluginHost, ThreadPoolExecutor,
+};
 pub use func::{FuncRef, PluginName, Version};
 pub use invalid::{Invalid, printable};
 pub use job::{
     Alias, Arguments, Backfill, Carried, Coalesce, Expect, Job, JobId, JobState, Limits, OnInterrupted, Origin,
     Overlap, PendingRun, Question, RemoveReason, Retry, RunningRun, Status,
 };
-pub use listener::{DeadLetter, Listener, Progress, Target};
+pub use listener::{DeadLetter, Listener, Progress, Secret, Target};
 pub use plan::{FireTimes, Plan, plan};
 pub use plugin::{Export, Import, Interface, Plugin, PluginVersion};
 pub use run::{LogLevel, LogLine, Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, SkipReason, Usage};
-pub use scheduler::{AddOptions, BackgroundScheduler, Drain, Heard, Scheduler};
+pub use scheduler::{AddOptions, BackgroundScheduler, Drain, Heard, Listeners, Scheduler, SchedulerBuilder};
 pub use store::{Conflict, JobEntry, JobFilter, JobStore, List, MemoryStore, Page, PluginStore, RunFilter, SledStore};
 pub use trigger::{
     AskedTrigger, CalendarInterval, ClockChange, CronFields, Dialect, Dst, Exclusion, Explanation, NextTime,

@@ -8,12 +8,16 @@ use crate::job::{Alias, JobId, Limits, Retry};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
 
 /// Jobs that a listener may name.
 pub const JOBS_MAX: usize = 256;
 /// Dead letters kept of one listener; the oldest goes first.
 pub const DEAD_MAX: usize = 100;
 const URL_MAX: usize = 2048;
+/// Longest time that a listener that is a plugin may take for one event.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
 /// Who is told of which events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,7 +46,7 @@ pub enum Target {
         url: String,
         /// Never shown again; at least 16 characters.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        secret: Option<String>,
+        secret: Option<Secret>,
     },
     /// An export that takes the event as JSON text: world `listener`, `on-event: func(event: string)
     /// -> result<_, string>`.
@@ -51,6 +55,29 @@ pub enum Target {
         #[serde(default)]
         limits: Limits,
     },
+}
+
+/// A text that is not to be shown, in logs neither.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Secret(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
 }
 
 fn patient() -> Retry {
@@ -76,21 +103,25 @@ impl Listener {
             return Err(Invalid::new("event mask", "0", "it has no events"));
         }
         self.retry.validate()?;
-        let Target::Webhook { url, secret } = &self.target else { return Ok(()) };
+        let (url, secret) = match &self.target {
+            Target::Webhook { url, secret } => (url, secret),
+            Target::Plugin { limits, .. } if limits.timeout > TIMEOUT_MAX => {
+                let given = crate::trigger::duration_text(limits.timeout);
+                return Err(Invalid::new("limits.timeout", given, "it must be at most 30s for a listener"));
+            }
+            Target::Plugin { .. } => return Ok(()),
+        };
         let bad = |reason: &str| Err(Invalid::new("url", url, reason).hint("such as `https://example.org/hook`"));
         let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
         match rest {
             None => return bad("it must begin with `https://` or `http://`"),
             Some(rest) if rest.is_empty() || rest.starts_with('/') => return bad("it has no host"),
-            Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
-                return bad("it has a user or password in it; use a secret");
-            }
             _ => {}
         }
         if url.len() > URL_MAX || !url.bytes().all(|b| b.is_ascii_graphic()) {
             return bad(&format!("it must be at most {URL_MAX} visible ASCII characters"));
         }
-        if secret.as_ref().is_some_and(|secret| secret.len() < 16) {
+        if secret.as_ref().is_some_and(|secret| secret.0.len() < 16) {
             return Err(Invalid::new("secret", "", "it must be at least 16 characters"));
         }
         Ok(())
@@ -100,7 +131,7 @@ impl Listener {
     pub fn redacted(&self) -> Self {
         let mut shown = self.clone();
         if let Target::Webhook { secret: Some(secret), .. } = &mut shown.target {
-            *secret = "(set)".into();
+            *secret = Secret("(set)".into());
         }
         shown
     }
@@ -155,6 +186,7 @@ impl Progress {
     /// Books a failed try: the event is tried again later, or is a dead letter now.
     pub fn failed(&mut self, retry: &Retry, event: &Event, now: DateTime<Utc>, error: String) {
         self.attempt += 1;
+        let error = crate::invalid::printable(&error, 400);
         self.last_error = Some(error.clone());
         match retry.wait_after(&event.seq.to_be_bytes(), self.attempt) {
             Some(wait) => self.retry_at = Some(now + wait),

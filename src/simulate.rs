@@ -131,7 +131,7 @@ impl<'a> Clockwork<'a> {
                 continue;
             }
             let state = JobState { next_run_time, ..JobState::default() };
-            table.restore(job.id.clone(), Some(job.clone()), state);
+            table.restore(job.id.clone(), Some(job.clone()), state, None);
             let (id, duration) = (job.id.clone(), simulation.duration(&job.id).as_secs_f64());
             let entry = SimulatedJob { id, runs: 0, missed: 0, skipped: 0, longest_wait: 0.0, duration };
             by_job.insert(job.id.clone(), (entry, None));

@@ -85,6 +85,10 @@ enum Command {
     Apply(bundle::ApplyArgs),
     /// Run the daemon: fire jobs until stopped.
     Serve(serve::ServeArgs),
+    /// Have the daemon fire nothing until it is resumed; runs that go on are left to end.
+    Pause,
+    /// Have the daemon fire again.
+    Resume,
     /// Say what runs where.
     Status,
     /// Start anew from the last automatic export when the database is damaged; the damaged files
@@ -191,6 +195,8 @@ async fn with_client(command: Command, client: &Client, output: Output) -> Done 
         Command::Import(args) => bundle::import(args, client, output).await,
         Command::Apply(args) => bundle::apply(args, client, output).await,
         Command::Events(args) => events::run(args, client, output).await,
+        Command::Pause => system::shift(client, output, "pause").await,
+        Command::Resume => system::shift(client, output, "resume").await,
         Command::Status => system::status(client, output).await,
         Command::Serve(_) | Command::Recover | Command::Completions { .. } => {
             unreachable!("handled without a client")

@@ -1,11 +1,12 @@
 //! `sandclock status` and `sandclock recover`
 
-use super::Done;
 use super::client::Client;
 use super::output::{Output, facts};
+use super::{Done, Failure};
 use crate::http::Status;
 use crate::store::recover as recover_store;
 use chrono::Utc;
+use serde_json::Value;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -54,5 +55,15 @@ pub fn recover(home: &Path, output: Output) -> Done {
             None => println!("there is no export to restore from; the store is empty"),
         }
     });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pauses or resumes the daemon's scheduler.
+pub async fn shift(client: &Client, output: Output, verb: &str) -> Done {
+    if client.is_local() {
+        return Err(Failure::failed("no daemon runs on this home (`sandclock serve` starts one)"));
+    }
+    client.post::<Value>(&format!("/v1/scheduler/{verb}"), &Value::Null).await?;
+    output.show(&Value::Null, || println!("the scheduler is {verb}d"));
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 /// What a function that decides when a job fires may use.
@@ -24,7 +25,12 @@ pub struct PluginHost {
     sandbox: Arc<Sandbox>,
     store: Arc<dyn PluginStore>,
     clock: Arc<dyn Clock>,
+    /// Calls that are no runs.
+    asides: Arc<Semaphore>,
 }
+
+/// Calls beside runs, of triggers and of listeners, that may go on at one time; more wait.
+pub const ASIDES_MAX: usize = 8;
 
 /// A call that is ready to be made.
 pub struct Ready {
@@ -37,11 +43,20 @@ pub struct Ready {
 
 impl PluginHost {
     pub fn new(sandbox: Arc<Sandbox>, store: Arc<dyn PluginStore>, clock: Arc<dyn Clock>) -> Self {
-        PluginHost { sandbox, store, clock }
+        PluginHost { sandbox, store, clock, asides: Arc::new(Semaphore::new(ASIDES_MAX)) }
+    }
+
+    pub fn shared_clock(&self) -> Arc<dyn Clock> {
+        self.clock.clone()
     }
 
     pub fn clock(&self) -> &dyn Clock {
         &*self.clock
+    }
+
+    /// A place for a call that is no run, so that the sandbox has room for it.
+    pub async fn aside(&self) -> Option<SemaphorePermit<'_>> {
+        self.asides.acquire().await.ok()
     }
 
     /// The component that a job means, loaded.
@@ -99,6 +114,7 @@ impl PluginHost {
             let reason = "is of a plugin with imports, and a trigger has none (see `wit/`, world `trigger`)";
             return Err(failed(reason.into()));
         }
+        let _place = self.aside().await;
         let run = Run::claimed(RunId(ulid::Ulid::nil()), &job, from, "local".into());
         let ended = self.sandbox.call(call, &run, &job.limits, from, &CancellationToken::new()).await;
         let milliseconds = match ended.outcome {

@@ -6,7 +6,7 @@ mod native;
 mod pool;
 mod threads;
 
-pub use host::PluginHost;
+pub use host::{ASIDES_MAX, PluginHost};
 pub use native::{NativeExecutor, NativeResult};
 pub use pool::{AsyncExecutor, AsyncOptions};
 pub use threads::ThreadPoolExecutor;

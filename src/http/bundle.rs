@@ -81,8 +81,9 @@ pub async fn import(State(app): State<App>, body: Result<Bytes, BytesRejection>)
     }
     let mut jobs = Vec::new();
     let coming = |job: &BundledJob| {
-        let named = |plugin: &Plugin| plugin.name == job.job.func.module;
-        spec.dry_run && spec.bundle.plugins.iter().any(named) && plugins.iter().any(|p| p.result == ImportResult::Added)
+        let version = format!("{}@", job.job.func.module);
+        let comes = |plugin: &ImportedJob| plugin.result == ImportResult::Added && plugin.id.starts_with(&version);
+        spec.dry_run && plugins.iter().any(comes)
     };
     for value in spec.bundle.jobs {
         let id = value["job"]["id"].as_str().unwrap_or("?").to_owned();
@@ -106,29 +107,39 @@ async fn import_plugin(
     options: ImportOptions,
 ) -> AppResult<Vec<ImportedJob>> {
     let known = app.registry.get(&plugin.name).await.ok();
+    let kept = |digest: &str| known.as_ref().is_some_and(|known| known.versions.iter().any(|v| &*v.digest == digest));
     let mut imported = Vec::new();
     for version in &plugin.versions {
         let id = format!("{}@{}", plugin.name, &version.digest.get(..12).unwrap_or(&version.digest));
-        if known.as_ref().is_some_and(|known| known.versions.iter().any(|kept| kept.digest == version.digest)) {
-            imported.push(ImportedJob { result: ImportResult::Kept, ..ImportedJob::refused(id, "") });
-            continue;
-        }
+        let done = |result| ImportedJob { result, ..ImportedJob::refused(id.as_str(), "") };
         let bytes = components.get(&*version.digest).and_then(|text| STANDARD.decode(text).ok());
-        imported.push(match bytes {
-            None => ImportedJob::refused(id, "its component is not in the file (export with --components)"),
-            Some(bytes) if digest(&bytes) != *version.digest => {
+        imported.push(match (bytes, options.on_conflict) {
+            _ if kept(&version.digest) => done(ImportResult::Kept),
+            // What a name means here is not changed unless that is asked for.
+            (_, Conflict::Keep) if known.is_some() => done(ImportResult::Kept),
+            (_, Conflict::Refuse) if known.is_some() => {
+                ImportedJob::refused(id, "the plugin has other versions here (--replace-existing takes this one over)")
+            }
+            (None, _) => ImportedJob::refused(id, "its component is not in the file (export with --components)"),
+            (Some(bytes), _) if digest(&bytes) != *version.digest => {
                 ImportedJob::refused(id, "its component is not the one that its digest names")
             }
-            Some(_) if options.dry_run => ImportedJob { result: ImportResult::Added, ..ImportedJob::refused(id, "") },
-            Some(bytes) => match app.registry.add(plugin.name.clone(), version.label.clone(), bytes).await {
-                Ok(added) => {
-                    app.scheduler.plugin_added(&plugin.name, &added.digest).await?;
-                    ImportedJob { result: ImportResult::Added, ..ImportedJob::refused(id, "") }
-                }
+            _ if options.dry_run => done(ImportResult::Added),
+            (Some(bytes), _) => match app.registry.add(plugin.name.clone(), version.label.clone(), bytes).await {
+                Ok(_) => done(ImportResult::Added),
                 Err(error) if error.is_host() => return Err(error),
                 Err(error) => ImportedJob::refused(id, error.to_string()),
             },
         });
+    }
+    if let Some(current) = plugin.current().filter(|_| !options.dry_run)
+        && imported.iter().any(|version| version.result == ImportResult::Added)
+    {
+        // The newest is the current one here too, whatever was there before.
+        if let Some(bytes) = app.registry.component(&current.digest).await? {
+            app.registry.add(plugin.name.clone(), None, bytes).await?;
+        }
+        app.scheduler.plugin_added(&plugin.name, &current.digest).await?;
     }
     Ok(imported)
 }
@@ -180,13 +191,17 @@ pub async fn apply(State(app): State<App>, body: Result<Bytes, BytesRejection>) 
             return Err(Invalid::new("job", func, "a declared job needs an `id`").into());
         }
         let (job, options) = spec.into_job(now)?;
+        if job.trigger.clone().anchored(now).next_fire_time(None, now).is_some_and(|next| next <= now) {
+            let reason = "its one time is now or past, so it would run again each time that it is applied";
+            return Err(Invalid::new("job", job.id.as_str(), reason).hint("`sandclock job run` runs a job now").into());
+        }
         if jobs.iter().any(|(other, _)| other.id == job.id) {
             return Err(Invalid::new("job", job.id.as_str(), "it is declared twice").into());
         }
         jobs.push((job, options));
     }
     let desired: Vec<_> = jobs.iter().map(|(job, _)| job.clone()).collect();
-    let changes = app.scheduler.plan_jobs(&super::default_store(), &desired, spec.prune).await?;
+    let changes = app.scheduler.plan_jobs(&desired, spec.prune).await?;
     if !spec.dry_run {
         app.scheduler.apply_jobs(jobs, &changes).await?;
     }

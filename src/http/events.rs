@@ -81,7 +81,9 @@ pub async fn stream(
     let events = futures::stream::unfold(follower, |mut follower| async move {
         let follow = follower.next().await?;
         let id = match &follow {
-            Follow::Event(event) if event.seq > 0 => Some(event.seq.to_string()),
+            Follow::Event(event) if event.seq > 0 && event.jobstore == super::default_store() => {
+                Some(event.seq.to_string())
+            }
             _ => None,
         };
         let data = serde_json::to_string(&follow).unwrap_or_default();
@@ -120,9 +122,15 @@ impl Follower {
                 continue;
             }
             match self.live.next().await? {
-                // Events of the scheduler before it started are not stored and have no number.
-                Heard::Event(event) if event.seq == 0 || event.seq > self.last => {
-                    self.last = self.last.max(event.seq);
+                // Events of the scheduler before it started are not stored and have no number; those of
+                // other stores have numbers of their own.
+                Heard::Event(event) if event.jobstore != super::default_store() || event.seq == 0 => {
+                    if self.mask.contains(event.kind) {
+                        return Some(Follow::Event((*event).clone()));
+                    }
+                }
+                Heard::Event(event) if event.seq > self.last => {
+                    self.last = event.seq;
                     if self.mask.contains(event.kind) {
                         return Some(Follow::Event((*event).clone()));
                     }

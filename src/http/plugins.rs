@@ -4,6 +4,7 @@ use super::problem::Problem;
 use crate::config::App;
 use crate::error::{Error, Result as AppResult};
 use crate::func::PluginName;
+use crate::listener::Target;
 use crate::plugin::{Plugin, PluginVersion};
 use crate::store::{JobFilter, List, Page};
 use axum::Json;
@@ -65,11 +66,20 @@ pub async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<
 async fn unused(app: &App, name: &PluginName) -> AppResult<()> {
     let filter = JobFilter { module: Some(name.clone()), ..JobFilter::default() };
     let page = Page { after: None, limit: 3 };
-    let jobs = app.scheduler.list_jobs(&super::default_store(), &filter, &page).await?;
-    if jobs.items.is_empty() {
+    let mut users = Vec::new();
+    for store in app.scheduler.jobstores() {
+        let jobs = app.scheduler.list_jobs(&store, &filter, &page).await?;
+        users.extend(jobs.items.iter().map(|entry| format!("`{}`", entry.id)));
+    }
+    for (listener, _) in app.listeners.list().await? {
+        if matches!(&listener.target, Target::Plugin { func, .. } if func.module == *name) {
+            users.push(format!("listener `{}`", listener.name));
+        }
+    }
+    if users.is_empty() {
         return Ok(());
     }
-    let more = if jobs.next.is_some() { " and more" } else { "" };
-    let names: Vec<String> = jobs.items.iter().map(|entry| format!("`{}`", entry.id)).collect();
-    Err(Error::PluginInUse { name: name.clone(), jobs: format!("{}{more}", names.join(", ")) })
+    let more = if users.len() > 3 { " and more" } else { "" };
+    users.truncate(3);
+    Err(Error::PluginInUse { name: name.clone(), jobs: format!("{}{more}", users.join(", ")) })
 }

@@ -4,7 +4,7 @@ use super::problem::Problem;
 use crate::config::App;
 use crate::error::Result as AppResult;
 use crate::invalid::Invalid;
-use crate::job::{Alias, Job, JobId, Status};
+use crate::job::{Alias, Job, Limits};
 use crate::simulate::{Simulated, Simulation};
 use crate::store::{Page, RunFilter};
 use crate::strict_json;
@@ -18,11 +18,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Runs of a job that its duration is learned from.
 const LEARNED_FROM: usize = 20;
+/// Slots that a simulation may be given.
+const SLOTS_MAX: usize = 1_000_000;
 /// Lines that wait for a slow reader.
 const LINES_MAX: usize = 64;
 
@@ -51,30 +54,34 @@ pub enum SimulateLine {
 pub async fn simulate(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
     let spec: SimulateSpec = strict_json::from_slice("simulation", &body?)?;
     let from = spec.from.unwrap_or_else(|| app.scheduler.clock().now());
-    let to = spec.to.unwrap_or(from + TimeDelta::days(1));
     crate::trigger::check_instant(from)?;
+    let to = spec.to.unwrap_or_else(|| from + TimeDelta::days(1));
     crate::trigger::check_instant(to)?;
     if to <= from {
         return Err(Invalid::new("simulation", to.to_rfc3339(), "it must end after it begins").into());
     }
-    let unknown = Duration::try_from_secs_f64(spec.unknown.unwrap_or(1.0))
-        .map_err(|_| Invalid::new("simulation", "", "`unknown` is no number of seconds"))?;
+    let unknown = Duration::try_from_secs_f64(spec.unknown.unwrap_or(1.0)).ok();
+    let unknown = unknown.filter(|unknown| *unknown <= Limits::TIMEOUT_MAX);
+    let unknown = unknown.ok_or_else(|| Invalid::new("simulation", "", "`unknown` must be 0 to 86400 seconds"))?;
     let mut slots = app.scheduler.slots();
     if let Some(given) = spec.slots {
-        slots.insert(Alias::default(), given.max(1));
+        slots.insert(Alias::default(), given.clamp(1, SLOTS_MAX));
     }
+    // One at a time: each takes a processor to itself.
+    let place = app.simulations.clone().acquire_owned().await;
     let mut jobs = Vec::new();
     let mut durations = HashMap::new();
-    for bundled in app.scheduler.list_all_jobs(&Alias::default()).await? {
-        let (active, job) = (bundled.state.status() == Status::Active, bundled.job);
-        if let Some(job) = job.filter(|_| active) {
-            durations.extend(learned(&app, &job).await?.map(|duration: Duration| (job.id.clone(), duration)));
-            jobs.push(job);
+    for bundled in app.scheduler.export_jobs(&Alias::default()).await? {
+        let active = !bundled.paused && bundled.quarantine.is_none();
+        if let Some(job) = bundled.continued(from).filter(|_| active) {
+            durations.extend(learned(&app, &job).await?.map(|duration| (job.id.clone(), duration)));
+            jobs.push(Arc::new(job));
         }
     }
     let simulation = Simulation { from, to, jobs, durations, unknown, slots };
     let (tell, lines) = mpsc::channel(LINES_MAX);
     tokio::task::spawn_blocking(move || {
+        let _place = place;
         let line = |line: &SimulateLine| serde_json::to_string(line).unwrap_or_default() + "\n";
         let report = simulation.run(|done| match tell.try_send(line(&SimulateLine::Progress(done))) {
             // Nobody reads any more.
@@ -92,7 +99,7 @@ pub async fn simulate(State(app): State<App>, body: Result<Bytes, BytesRejection
 
 /// How long the last runs of a job have taken, on average.
 async fn learned(app: &App, job: &Job) -> AppResult<Option<Duration>> {
-    let filter = RunFilter { job: Some::<JobId>(job.id.clone()), ..RunFilter::default() };
+    let filter = RunFilter { job: Some(job.id.clone()), ..RunFilter::default() };
     let page = Page { after: None, limit: LEARNED_FROM };
     let runs = app.scheduler.list_runs(&Alias::default(), &filter, &page).await?.items;
     let took: Vec<f64> =

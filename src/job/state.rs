@@ -160,8 +160,18 @@ impl JobState {
             Status::Quarantined => false,
         };
         let attempt = self.pending.iter().filter(ready).map(|run| run.due).min();
-        let fire = self.next_run_time.filter(|_| status == Status::Active).map(|at| job.start_time(at));
-        [fire, attempt].into_iter().flatten().min()
+        [self.own_fire(job), attempt].into_iter().flatten().min()
+    }
+
+    /// Arms the dead-man switch from `now` on, unless the job is paused or on its way out.
+    pub(crate) fn expect_success(&mut self, job: &Job, now: DateTime<Utc>) {
+        let watched = !self.paused && self.leaving.is_none();
+        self.expected_by = job.expect.filter(|_| watched).map(|expect| expect.deadline(now));
+    }
+
+    /// When the run of the next fire time starts.
+    pub(crate) fn own_fire(&self, job: &Job) -> Option<DateTime<Utc>> {
+        self.next_run_time.filter(|_| self.status() == Status::Active).map(|at| job.start_time(at))
     }
 
     /// Whether an active job would never fire: a fault that the watchdog looks for.

@@ -10,7 +10,6 @@ use crate::listener::{Listener, Target};
 use crate::run::{Outcome, Run, RunId};
 use crate::trigger::Trigger;
 use async_trait::async_trait;
-use chrono::Utc;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use webhook::Webhooks;
@@ -24,7 +23,7 @@ pub struct Outbound {
 
 impl Outbound {
     pub fn new(plugins: PluginHost, node: String) -> Result<Self> {
-        Ok(Outbound { webhooks: Webhooks::new()?, plugins, node })
+        Ok(Outbound { webhooks: Webhooks::new(plugins.shared_clock())?, plugins, node })
     }
 }
 
@@ -33,7 +32,7 @@ impl Delivery for Outbound {
     async fn check(&self, listener: &Listener) -> Result<()> {
         listener.validate()?;
         match &listener.target {
-            Target::Webhook { .. } => Ok(()),
+            Target::Webhook { url, secret } => Ok(webhook::check(url, secret.as_ref())?),
             Target::Plugin { .. } => self.plugins.bind(&call(listener, Value::Null)?).await.map(|_| ()),
         }
     }
@@ -41,13 +40,17 @@ impl Delivery for Outbound {
     async fn deliver(&self, listener: &Listener, notice: Notice<'_>) -> std::result::Result<(), String> {
         match &listener.target {
             Target::Webhook { url, secret } => {
-                self.webhooks.post(url, secret.as_deref(), &self.node, listener, notice).await
+                self.webhooks.post(url, secret.as_ref(), &self.node, listener, notice).await
             }
             Target::Plugin { .. } => {
-                let job = call(listener, notice.json()).map_err(|error| error.to_string())?;
+                let mut event = notice.json();
+                // What a caller gave as arguments may be larger than an argument can be.
+                event.get_mut("run").and_then(Value::as_object_mut).map(|run| run.remove("arguments"));
+                let job = call(listener, event).map_err(|error| error.to_string())?;
                 let id = RunId(ulid::Ulid::nil());
-                let run = Run::claimed(id, &job, Utc::now(), self.node.as_str().into());
+                let run = Run::claimed(id, &job, self.plugins.clock().now(), self.node.as_str().into());
                 let claimed = crate::store::Claimed { run, job: job.into() };
+                let _place = self.plugins.aside().await;
                 let ended = match self.plugins.ready(claimed).await {
                     Ok(ready) => ready.run(CancellationToken::new()).await.outcome,
                     Err(report) => report.outcome,

@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 pub const CHANGES_MAX: usize = 1024;
 /// Changes that one turn applies.
 const TURN_CHANGES_MAX: usize = 256;
-/// How long a store that failed is left alone.
-const RETRY: TimeDelta = TimeDelta::seconds(10);
+/// How long a store that failed is left alone, at first and at most; it doubles in between.
+const RETRY_FIRST: TimeDelta = TimeDelta::seconds(1);
+const RETRY_MAX: TimeDelta = TimeDelta::seconds(10);
 /// How long a loop whose due jobs found no slot waits for other loops to give theirs back.
 const STARVED_RETRY: Duration = Duration::from_millis(10);
 /// Longest time that an idle loop sleeps; its next turn has the watchdog look at some jobs.
@@ -93,6 +94,7 @@ impl Dispatcher {
         let shared = self.shared.clone();
         let (tell, mut news) = mpsc::unbounded_channel();
         let mut gathered = Gathered::default();
+        let mut retry = RETRY_FIRST;
         let mut phase = self.shared.phase.subscribe();
         loop {
             drain(&mut gathered, &mut requests, &mut news);
@@ -112,8 +114,10 @@ impl Dispatcher {
                 Ok(turned) => turned,
                 Err(error) => {
                     self.store_failed(now, &error);
+                    let again = now + retry;
+                    retry = (retry * 2).min(RETRY_MAX);
                     tokio::select! {
-                        () = self.wait_until(now + RETRY) => {}
+                        () = self.wait_until(again) => {}
                         () = self.stop.cancelled(), if !stopping => {}
                     }
                     if stopping {
@@ -122,6 +126,7 @@ impl Dispatcher {
                     continue;
                 }
             };
+            retry = RETRY_FIRST;
             let due_now = turned.next_due.is_some_and(|due| due <= self.shared.clock.now());
             if (due_now && claim == Claim::Due) || (stopping && self.is_idle()) {
                 tokio::task::yield_now().await;
@@ -305,7 +310,7 @@ impl Dispatcher {
     }
 
     fn store_failed(&self, now: DateTime<Utc>, error: &Error) {
-        tracing::error!(jobstore = %self.alias, error = error.chain(), "the job store failed; trying again in 10 s");
+        tracing::error!(jobstore = %self.alias, error = error.chain(), "the job store failed and is tried again");
         let event = Event::new(EventKind::StoreError, now, self.alias.clone()).detail(error.chain());
         self.shared.bus.publish(vec![event]);
     }

@@ -107,6 +107,8 @@ impl Scheduler {
     /// start one after the other while nothing else of the job is due, up to `max_instances` at a
     /// time, and when no other job waits. Says how many they are.
     pub async fn backfill(&self, id: &JobId, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<u64> {
+        crate::trigger::check_instant(from)?;
+        crate::trigger::check_instant(to)?;
         let range = Backfill { next: from.trunc_subsecs(6), until: to.trunc_subsecs(6) };
         let bad = |reason: String| Error::Invalid(Invalid::new("backfill", id.as_str(), reason));
         if range.next >= range.until || range.until > self.clock().now() {
@@ -154,15 +156,20 @@ impl Scheduler {
     /// Everything about a job that must hold before a store sees it. If a plugin decides when it
     /// fires, the first time that it says.
     pub(super) async fn check(&self, job: &Job) -> Result<Option<DateTime<Utc>>> {
-        job.validate()?;
-        self.store(&job.jobstore)?;
+        self.check_call(job).await?;
         let executor = self.executor(&job.executor)?;
-        executor.check(job).await?;
         let Some(asked) = job.trigger.asked() else { return Ok(None) };
         let from = job.trigger.ask_from(self.clock().now());
         let next = executor.next_fire_time(asked, None, from).await?;
         let next = next.map(|at| job.trigger.accept(None, from, at).map_err(Error::TriggerFailed)).transpose()?;
         next.flatten().map(Some).ok_or_else(|| Error::NeverFires(job.trigger.to_string()))
+    }
+
+    /// The same but for when it fires.
+    async fn check_call(&self, job: &Job) -> Result<()> {
+        job.validate()?;
+        self.store(&job.jobstore)?;
+        self.executor(&job.executor)?.check(job).await
     }
 }
 
@@ -191,8 +198,8 @@ impl Scheduler {
                 for entry in list.items {
                     let Some(job) = entry.job else { continue };
                     let was = entry.state.quarantine.is_some();
-                    match self.check(&job).await {
-                        Ok(_) if was => {
+                    match self.check_call(&job).await {
+                        Ok(()) if was => {
                             released += self.still_there(&alias, Change::Release { id: entry.id }).await?;
                         }
                         Err(error) if !was && !error.is_host() => {

@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::delivery::{Delivery, Notice};
 use crate::error::{Error, Result};
 use crate::event::EventMask;
+use crate::invalid::Invalid;
 use crate::job::Alias;
 use crate::listener::{Listener, Progress};
 use crate::store::ListenerStore;
@@ -32,6 +33,8 @@ struct Inner {
     store: Arc<dyn ListenerStore>,
     delivery: Arc<dyn Delivery>,
     entries: Mutex<Option<BTreeMap<Alias, Entry>>>,
+    /// One change at a time, so that no listener is told by two.
+    changes: tokio::sync::Mutex<()>,
 }
 
 struct Entry {
@@ -41,9 +44,22 @@ struct Entry {
     task: JoinHandle<()>,
 }
 
+impl Entry {
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}
+
 impl Listeners {
     pub fn new(scheduler: Scheduler, store: Arc<dyn ListenerStore>, delivery: Arc<dyn Delivery>) -> Self {
-        Listeners(Arc::new(Inner { scheduler, store, delivery, entries: Mutex::new(None) }))
+        Listeners(Arc::new(Inner {
+            scheduler,
+            store,
+            delivery,
+            entries: Mutex::new(None),
+            changes: Default::default(),
+        }))
     }
 
     /// Begins to tell. Before this, listeners can be added and looked at.
@@ -59,10 +75,10 @@ impl Listeners {
 
     /// Stops telling, and stores how far each listener is.
     pub async fn stop(&self) {
+        let _change = self.0.changes.lock().await;
         let entries = lock(&self.0.entries).take().unwrap_or_default();
         for entry in entries.into_values() {
-            entry.stop.cancel();
-            let _ = entry.task.await;
+            entry.end().await;
         }
     }
 
@@ -70,31 +86,53 @@ impl Listeners {
     /// hears what happens from now on.
     pub async fn put(&self, listener: Listener) -> Result<(Listener, Progress)> {
         self.0.delivery.check(&listener).await?;
-        let known = self.list().await?;
+        let _change = self.0.changes.lock().await;
+        self.silence(&listener.name).await;
+        let known = self.list_stored().await?;
         let before = known.iter().find(|(known, _)| known.name == listener.name).map(|(_, progress)| progress.clone());
         if before.is_none() && known.len() >= LISTENERS_MAX {
-            return Err(Error::Busy { max: LISTENERS_MAX });
+            return Err(
+                Invalid::new("listener", listener.name.as_str(), format!("there are {LISTENERS_MAX} already")).into()
+            );
         }
         let progress = match before {
             Some(progress) => Progress { attempt: 0, retry_at: None, ..progress },
             None => Progress { after: self.last_event().await?, ..Progress::default() },
         };
-        self.replace(listener, progress).await
+        self.begin(listener, progress).await
     }
 
     /// Tells a listener again of what is stored after a sequence number.
     pub async fn replay(&self, name: &Alias, after: u64) -> Result<(Listener, Progress)> {
-        let (listener, progress) = self.get(name).await?;
-        let after = after.min(self.last_event().await?);
-        self.replace(listener, Progress { after, attempt: 0, retry_at: None, ..progress }).await
+        let _change = self.0.changes.lock().await;
+        self.get(name).await?;
+        self.silence(name).await;
+        let stored = self.list_stored().await?.into_iter().find(|(listener, _)| listener.name == *name);
+        let (listener, progress) = stored.ok_or_else(|| Error::ListenerNotFound(name.clone()))?;
+        // What is not stored any more is not missed by this.
+        let oldest = self.0.scheduler.list_events(&Alias::default(), after, 1).await?;
+        let after = match oldest.first() {
+            Some(event) => event.seq - 1,
+            None => self.last_event().await?,
+        };
+        self.begin(listener, Progress { after, attempt: 0, retry_at: None, ..progress }).await
     }
 
-    async fn replace(&self, listener: Listener, progress: Progress) -> Result<(Listener, Progress)> {
-        let old = lock(&self.0.entries).as_mut().and_then(|entries| entries.remove(&listener.name));
+    pub async fn remove(&self, name: &Alias) -> Result<()> {
+        let _change = self.0.changes.lock().await;
+        self.silence(name).await;
+        if self.0.store.remove_listener(name).await? { Ok(()) } else { Err(Error::ListenerNotFound(name.clone())) }
+    }
+
+    /// Stops telling one listener, and stores how far it is.
+    async fn silence(&self, name: &Alias) {
+        let old = lock(&self.0.entries).as_mut().and_then(|entries| entries.remove(name));
         if let Some(old) = old {
-            old.stop.cancel();
-            let _ = old.task.await;
+            old.end().await;
         }
+    }
+
+    async fn begin(&self, listener: Listener, progress: Progress) -> Result<(Listener, Progress)> {
         self.0.store.put_listener(&listener, &progress).await?;
         if lock(&self.0.entries).is_some() {
             let entry = self.spawn(listener.clone(), progress.clone());
@@ -103,15 +141,6 @@ impl Listeners {
             }
         }
         Ok((listener, progress))
-    }
-
-    pub async fn remove(&self, name: &Alias) -> Result<()> {
-        let old = lock(&self.0.entries).as_mut().and_then(|entries| entries.remove(name));
-        if let Some(old) = old {
-            old.stop.cancel();
-            let _ = old.task.await;
-        }
-        if self.0.store.remove_listener(name).await? { Ok(()) } else { Err(Error::ListenerNotFound(name.clone())) }
     }
 
     pub async fn get(&self, name: &Alias) -> Result<(Listener, Progress)> {
@@ -126,6 +155,10 @@ impl Listeners {
             let shown = |entry: &Entry| ((*entry.listener).clone(), lock(&entry.progress).clone());
             return Ok(entries.values().map(shown).collect());
         }
+        self.list_stored().await
+    }
+
+    async fn list_stored(&self) -> Result<Vec<(Listener, Progress)>> {
         self.0.store.list_listeners().await
     }
 
@@ -183,12 +216,20 @@ impl Teller {
             let batch = self.scheduler.list_events(&Alias::default(), self.progress.after, BATCH).await;
             match batch {
                 Ok(batch) if batch.is_empty() => {
-                    self.save().await;
-                    // Any event, or having lost some, is a reason to look.
-                    if let None = self.events.next().await {
-                        return;
+                    let save_at = self.saved.0 + SAVE_EVERY;
+                    let unsaved = self.saved.1 != self.progress;
+                    tokio::select! {
+                        // Any event, or having lost some, is a reason to look.
+                        heard = self.events.next() => match heard {
+                            Some(_) => self.drain().await,
+                            None => return,
+                        },
+                        () = clock.sleep_until(save_at), if unsaved => {
+                            if clock.now() >= save_at {
+                                self.save().await;
+                            }
+                        }
                     }
-                    self.drain().await;
                 }
                 Ok(batch) => self.tell_batch(&*clock, &batch).await,
                 Err(error) => {
@@ -250,7 +291,10 @@ impl Teller {
         }
         let told = self.delivery.deliver(&self.listener, Notice::Missed { count, before }).await;
         match told {
-            Ok(()) => self.progress.missed_told = self.progress.missed,
+            Ok(()) => {
+                self.progress.missed_told = self.progress.missed;
+                self.progress.pass(self.progress.after);
+            }
             Err(error) => {
                 self.progress.attempt += 1;
                 self.progress.last_error = Some(error);

@@ -4,6 +4,7 @@
 //! [`JobStore`], [`Executor`] and [`Clock`].
 
 mod background;
+mod builder;
 mod bus;
 mod dispatch;
 mod jobs;
@@ -12,6 +13,7 @@ mod runs;
 mod transfer;
 
 pub use background::BackgroundScheduler;
+pub use builder::SchedulerBuilder;
 pub use bus::{EVENTS_MAX, Heard, ListenerId, Subscription};
 pub use dispatch::CHANGES_MAX;
 pub use jobs::BACKFILL_MAX;
@@ -247,6 +249,11 @@ impl Scheduler {
         self.executor(alias)?;
         lock(&self.0.executors).remove(alias);
         self.record(EventKind::ExecutorRemoved, Some(alias.to_string())).await
+    }
+
+    /// The aliases of the job stores.
+    pub fn jobstores(&self) -> Vec<Alias> {
+        self.stores().keys().cloned().collect()
     }
 
     /// The slots of each executor.

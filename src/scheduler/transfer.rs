@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::job::{Alias, Job, JobId};
 use crate::store::{Conflict, JobEntry, JobFilter, PAGE_MAX, Page};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How jobs come in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,11 +75,7 @@ impl Scheduler {
     async fn import_job(&self, bundled: &BundledJob, options: ImportOptions) -> Result<ImportResult> {
         let past = || Error::NeverFires(format!("{} (its times are past, or its runs used up)", bundled.job.trigger));
         let job = bundled.continued(self.clock().now()).ok_or_else(past)?;
-        let taken = match self.get_job(&job.id).await {
-            Ok(_) => true,
-            Err(Error::JobNotFound(_)) => false,
-            Err(error) => return Err(error),
-        };
+        let taken = self.store(&job.jobstore)?.get_job(&job.id).await?.is_some();
         let result = match (taken, options.on_conflict) {
             (false, _) => ImportResult::Added,
             (true, Conflict::Refuse) => return Err(Error::JobExists(job.id)),
@@ -94,13 +90,20 @@ impl Scheduler {
         Ok(result)
     }
 
-    /// What must change so that a store has these jobs, and with `prune` no others. Everything that
-    /// would come in is checked.
-    pub async fn plan_jobs(&self, store: &Alias, jobs: &[Job], prune: bool) -> Result<Vec<Change>> {
+    /// What must change so that there are these jobs, and with `prune` no others in the default store.
+    /// Everything that would come in is checked.
+    pub async fn plan_jobs(&self, jobs: &[Job], prune: bool) -> Result<Vec<Change>> {
         for job in jobs {
             self.check(job).await?;
         }
-        let existing = self.list_all_jobs(store).await?;
+        let stores: BTreeSet<Alias> = jobs.iter().map(|job| job.jobstore.clone()).chain([Alias::default()]).collect();
+        let mut existing = Vec::new();
+        for store in &stores {
+            let kept = |entry: &JobEntry| {
+                *store == Alias::default() || jobs.iter().any(|job| job.id == entry.id && job.jobstore == *store)
+            };
+            existing.extend(self.list_all_jobs(store).await?.into_iter().filter(kept));
+        }
         let existing: BTreeMap<JobId, &Job> =
             existing.iter().filter_map(|entry| Some((entry.id.clone(), entry.job.as_deref()?))).collect();
         Ok(plan_changes(jobs, &existing, prune))

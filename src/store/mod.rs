@@ -346,8 +346,9 @@ impl Default for Retention {
 pub trait JobStore: Send + Sync {
     /// Records what finished, applies changes, and claims what is due, in this order.
     ///
-    /// Due jobs are claimed earliest first, ties by id, at most [`TURN_RUNS_MAX`] runs and never
-    /// more than an executor has slots. Errors: only if the store itself failed; then nothing of
+    /// Runs that callers asked for come first. Of the others, jobs are claimed by falling priority,
+    /// then in the order in which they came due; one that has had its turn and wants more goes to the
+    /// end. At most [`TURN_RUNS_MAX`] runs, and never more than an executor has slots. Errors: only if the store itself failed; then nothing of
     /// the turn happened or the store refuses all further turns.
     async fn turn(&self, turn: Turn) -> Result<Turned>;
 

@@ -4,7 +4,7 @@
 use super::{Rule, Trigger, clamp};
 use crate::func::FuncRef;
 use crate::invalid::Invalid;
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 /// Longest parameters of a plugin's trigger, in bytes.
 const PARAMETERS_MAX: usize = 4096;
@@ -50,8 +50,13 @@ impl Trigger {
         answer: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, String> {
         let answer = answer.trunc_subsecs(3);
-        if previous.is_some_and(|previous| answer <= previous) || answer < self.ask_from(now).trunc_subsecs(3) {
-            return Err(format!("its trigger answered {}, which does not lie ahead", answer.to_rfc3339()));
+        // As intervals are.
+        let too_soon = |previous: DateTime<Utc>| answer < previous + TimeDelta::seconds(1);
+        if previous.is_some_and(too_soon) || answer < self.ask_from(now).trunc_subsecs(3) {
+            return Err(format!(
+                "its trigger answered {}, which does not lie ahead, by a second at least",
+                answer.to_rfc3339()
+            ));
         }
         if clamp(answer) != answer {
             return Err(format!("its trigger answered {}, which is not before 2200", answer.to_rfc3339()));

@@ -452,6 +452,8 @@ fn the_help_is_as_reviewed() {
         "import",
         "apply",
         "serve",
+        "pause",
+        "resume",
         "status",
         "recover",
         "completions",

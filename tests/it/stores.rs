@@ -176,3 +176,39 @@ async fn a_format_of_the_future_is_refused() {
     let error = SledStore::open(home.path(), SledOptions::default(), time(0)).err().unwrap();
     assert!(matches!(error, Error::StoreFormat { found: 2, known: 1, .. }), "{error}");
 }
+
+#[tokio::test]
+async fn what_was_promised_and_taken_back_in_one_turn_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let own = || Some(std::sync::Arc::new(Arguments { args: vec![json!("x".repeat(9000))], ..Arguments::default() }));
+    let store = open(home.path());
+    add(&store, job("a", Trigger::every(Duration::from_secs(60)).unwrap())).await;
+    let id: JobId = "a".parse().unwrap();
+    let run = Change::Run { id: id.clone(), arguments: own() };
+    let changes = vec![run, Change::Remove { id: id.clone() }];
+    let replies = turn(&store, 1, Turn { changes, ..Turn::default() }).await.replies;
+    let Ok(store::Reply::Run(run)) = &replies[0] else { panic!("{replies:?}") };
+    let ended = store.get_run(*run).await.unwrap().unwrap();
+    assert_eq!((ended.outcome, ended.arguments), (Some(Outcome::Cancelled), own()), "the record has them");
+    add(&store, job("b", Trigger::every(Duration::from_secs(60)).unwrap())).await;
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(home.path());
+    assert!(store.get_job(&"b".parse().unwrap()).await.unwrap().is_some());
+    assert!(store.get_job(&id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn runs_keep_their_arguments_over_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let own = std::sync::Arc::new(Arguments { args: vec![json!("x".repeat(9000))], ..Arguments::default() });
+    let store = open(home.path());
+    add(&store, job("a", Trigger::every(Duration::from_secs(60)).unwrap())).await;
+    let run = Change::Run { id: "a".parse().unwrap(), arguments: Some(own.clone()) };
+    turn(&store, 1, Turn { changes: vec![run], ..Turn::default() }).await;
+    drop(store);
+    let store = open(home.path());
+    let turned = turn(&store, 2, Turn { claim: Claim::Due, ..Turn::default() }).await;
+    assert_eq!(turned.claimed[0].job.args, own.args);
+    assert_eq!(turned.claimed[0].run.arguments.as_ref(), Some(&own));
+}

@@ -33,6 +33,31 @@ fn an_installation_moves_to_another_home_by_one_file() {
 }
 
 #[test]
+fn an_import_does_not_change_what_a_plugin_means_unasked() {
+    let (home, other) = (Home::with_sample(), Home::with_sample());
+    let newer = crate::cli::SAMPLE.replace("(i32.const 1)", "(i32.const 2)");
+    let file = other.file("newer.wasm", &wat::parse_str(&newer).unwrap());
+    other.ok(&["plugin", "add", file.to_str().unwrap(), "--name", "sample"]);
+    let export = home.path().join("../all.json");
+    let export = export.to_str().unwrap();
+    let current = |home: &Home| {
+        let plugin = home.json(&["plugin", "show", "sample"]);
+        plugin["versions"].as_array().unwrap().last().unwrap()["digest"].as_str().unwrap().to_owned()
+    };
+    let (old, new) = (current(&home), current(&other));
+    // The other home knows this version already, and has a newer one.
+    home.ok(&["export", export, "--components"]);
+    assert_eq!(results(&other.json(&["import", export]), "plugins")[0].1, "kept");
+    assert_eq!(current(&other), new, "it is not rolled back");
+    // This home does not know the other's.
+    other.ok(&["export", export, "--components"]);
+    assert_eq!(home.run(&["import", export]).status.code(), Some(1), "refused unless asked for");
+    assert_eq!(current(&home), old);
+    home.ok(&["import", export, "--replace-existing"]);
+    assert_eq!(current(&home), new, "and what is newest there is current here");
+}
+
+#[test]
 fn what_a_file_smuggles_in_is_refused() {
     let home = Home::with_sample();
     home.ok(&["job", "add", "sample:add-one", "--arg", "number=1", "--id", "a", "--every", "1h"]);
@@ -89,6 +114,8 @@ fn a_declared_file_is_planned_applied_and_then_kept() {
     let list = home.json(&["job", "list", "--tag", "team=x"]);
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
     home.refused_lines(&["apply", &declare("nonsense = 1\n"), "--yes"], 2, "nonsense");
+    let once = "\n[[job]]\nid = \"b\"\nfunc = \"sample:trap\"\ntrigger = \"now\"\n";
+    home.refused_lines(&["apply", &declare(once), "--yes"], 2, "would run again");
 }
 
 #[test]
@@ -219,4 +246,56 @@ fn a_backfill_a_cancel_and_a_listener_through_a_daemon() {
     home.ok(&["listener", "remove", "out"]);
     home.refused(&["listener", "show", "out"], 1, &["no listener", "out"]);
     drop(daemon);
+}
+
+#[test]
+fn the_example_of_an_http_scheduler_adds_replaces_refuses_and_survives() {
+    use std::io::{BufRead, Read, Write};
+    let home = tempfile::tempdir().unwrap();
+    let mut build = std::process::Command::new(env!("CARGO"));
+    let built = build.args(["build", "--quiet", "--example", "http_scheduler"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(built.status().unwrap().success());
+    let example =
+        std::path::Path::new(env!("CARGO_BIN_EXE_sandclock")).with_file_name("examples").join("http_scheduler");
+    let serve = || {
+        let mut command = std::process::Command::new(&example);
+        let mut child =
+            command.arg(home.path()).arg("127.0.0.1:0").stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.next().unwrap().unwrap();
+        (child, lines, line.strip_prefix("listening on http://").unwrap().to_owned())
+    };
+    let ask = |address: &str, body: &str| -> Value {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let head = format!(
+            "POST /scheduler HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + body).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+    };
+    let (mut child, _, address) = serve();
+    let never = r#"{"cron": "10 0 0 1 1 *", "cmd": "task1", "job_id": "x"}"#;
+    let added = ask(&address, never);
+    assert_eq!((&added["code"], &added["job_id"]), (&json!(0), &json!("x")));
+    assert_eq!(ask(&address, &never.replace("10 0 0 1 1 *", "* * * * * *"))["code"], 0, "replaced");
+    for (bad, named) in [
+        (never.replace("10 0 0 1 1 *", "10 * * *"), "six fields"),
+        (never.replace("10 0 0 1 1 *", "99 * * * * *"), "99"),
+        (never.replace("task1", "task9"), "task9"),
+        ("nonsense".to_owned(), "not understood"),
+    ] {
+        let refused = ask(&address, &bad);
+        assert_eq!(refused["code"], -1, "{bad}");
+        assert!(refused["msg"].as_str().unwrap().contains(named), "{bad}: {refused}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (mut child, mut lines, _) = serve();
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.starts_with("JOB_EXECUTED Some(JobId(\"x\"))"), "the job was kept, and fires: {line}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -352,3 +352,55 @@ async fn a_trigger_that_fails_at_once_is_refused() {
     assert!(matches!(bench.scheduler.add_job(job.clone(), AddOptions::default()).await, Err(Error::TriggerFailed(_))));
     assert!(matches!(bench.scheduler.add_job(job, AddOptions::default()).await, Err(Error::NeverFires(_))));
 }
+
+#[tokio::test]
+async fn a_fire_time_is_not_held_up_by_the_jobs_own_backfill() {
+    let mut bench = bench(1).await;
+    let mut busy = job("busy", "native:wait", Trigger::now());
+    busy.priority = 50;
+    bench.add(busy).await;
+    bench.scheduler.start().await.unwrap();
+    bench.hear(EventKind::JobStarted).await;
+    // All slots are taken; the backfill waits in the last place, and the fire time must not.
+    let mut urgent = job("urgent", "native:ok", every(10).start(time(-103)));
+    urgent.priority = 10;
+    bench.add(urgent).await;
+    bench.add(job("other", "native:ok", Trigger::at(time(2)))).await;
+    bench.scheduler.backfill(&id("urgent"), time(-100), time(-20)).await.unwrap();
+    bench.advance(7);
+    // A turn in which the fire time comes due.
+    bench.scheduler.pause_job(&id("other")).await.unwrap();
+    bench.scheduler.resume_job(&id("other")).await.unwrap();
+    bench.go.notify_waiters();
+    let run = bench.hear(EventKind::JobSubmitted).await.run.clone().unwrap();
+    assert_eq!((run.job_id.as_str(), run.scheduled_time, run.origin), ("urgent", time(7), Origin::Trigger));
+}
+
+#[tokio::test]
+async fn overlap_decides_at_each_fire_time_also_while_a_backfill_waits() {
+    let mut bench = bench(4).await;
+    bench.scheduler.start().await.unwrap();
+    let mut cancels = job("a", "native:wait", every(10).start(time(-103)));
+    cancels.overlap = Overlap::Cancel;
+    bench.add(cancels).await;
+    bench.scheduler.backfill(&id("a"), time(-100), time(-20)).await.unwrap();
+    let first = bench.hear(EventKind::JobStarted).await;
+    bench.advance(7);
+    let cancelled = bench.hear(EventKind::JobCancelled).await;
+    assert_eq!(cancelled.run_id, first.run_id, "the fire time takes the place of the backfill's run");
+}
+
+#[tokio::test]
+async fn a_run_that_ends_while_its_job_is_paused_arms_nothing() {
+    let mut bench = bench(2).await;
+    bench.scheduler.start().await.unwrap();
+    let mut watched = job("a", "native:wait", every(10));
+    watched.expect = Some(Expect { period: Duration::from_secs(60), grace: Duration::ZERO });
+    bench.add(watched).await;
+    bench.advance(10);
+    bench.hear(EventKind::JobStarted).await;
+    bench.scheduler.pause_job(&id("a")).await.unwrap();
+    bench.go.notify_waiters();
+    bench.hear(EventKind::JobExecuted).await;
+    assert_eq!(bench.scheduler.get_job(&id("a")).await.unwrap().state.expected_by, None);
+}

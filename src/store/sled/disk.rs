@@ -20,8 +20,10 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The layout that this program reads and writes.
-pub const FORMAT: u32 = 1;
+/// The layout that this program writes. Version 1 had no arguments, no listeners and other rows of
+/// states; it is read, and is of the new version from then on.
+pub const FORMAT: u32 = 2;
+const FORMAT_OLDEST: u32 = 1;
 
 /// The trees, in the order of their names below.
 pub const META: usize = 0;
@@ -80,6 +82,8 @@ pub struct Disk {
     /// Sum of the weights of all rows but META's.
     sum: u64,
     commits: u64,
+    /// It was written by an earlier program.
+    outdated: bool,
 }
 
 /// Held as long as a process uses a directory.
@@ -198,9 +202,14 @@ impl Disk {
             .truncate(false)
             .open(note)
             .map_err(io("cannot open"))?;
-        let mut disk = Disk { trees, db, file, note, sum: 0, commits: 0 };
+        let mut disk = Disk { trees, db, file, note, sum: 0, commits: 0, outdated: false };
         disk.check_format(dir, fresh)?;
         disk.verify(dir)?;
+        if std::mem::take(&mut disk.outdated) {
+            let mut writes = Writes::default();
+            writes.put(META, FORMAT_KEY.to_vec(), seal(&FORMAT.to_le_bytes()));
+            disk.commit(writes)?;
+        }
         Ok(disk)
     }
 
@@ -214,7 +223,8 @@ impl Disk {
             }
             Some(Some(bytes)) => {
                 let found = bytes.try_into().map_or(0, u32::from_le_bytes);
-                if found == FORMAT {
+                if (FORMAT_OLDEST..=FORMAT).contains(&found) {
+                    self.outdated = found < FORMAT;
                     return Ok(());
                 }
                 Err(Error::StoreFormat { dir: dir.to_owned(), found, known: FORMAT })

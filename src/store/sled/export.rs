@@ -125,15 +125,15 @@ fn restore(disk: &mut Disk, now: DateTime<Utc>, export: &Bundle) -> Result<(usiz
             continue;
         };
         let key = job.id.as_str().as_bytes();
-        let state = JobState {
+        let mut state = JobState {
             next_run_time,
             question: next_run_time.is_none().then_some(Question { previous: None }),
-            expected_by: job.expect.filter(|_| !*paused).map(|expect| expect.deadline(now)),
             paused: *paused,
             quarantine: quarantine.clone(),
             started: *started,
             ..JobState::default()
         };
+        state.expect_success(job, now);
         let standing = Standing { executor: job.executor.clone(), priority: job.priority, due: state.due(job) };
         writes.put(HOT, key.to_vec(), codec::seal(&row::encode(&state, &standing)));
         let bytes = encode_job(job)?;

@@ -115,6 +115,9 @@ struct StoredJob<J> {
 const JOB_VERSION: u32 = 1;
 /// How old the newest export of a store that changes may become.
 const EXPORT_EVERY: TimeDelta = TimeDelta::minutes(10);
+/// Jobs of a store that is exported while it works; a larger one would stand still for that, and is
+/// exported when it is closed.
+const EXPORT_JOBS_MAX: usize = 50_000;
 
 impl SledStore {
     /// Opens or creates the store in `home`, and ends what a dead process left running.
@@ -127,7 +130,7 @@ impl SledStore {
         let (events, delta) = open.table.adopt(&HashSet::new(), now);
         open.keep(now, &events, &delta)?;
         open.unheard = events;
-        if export::is_due(home, now) {
+        if export::is_due(home, now) && open.table.len() <= EXPORT_JOBS_MAX {
             open.export(home, now);
         }
         let plugins = open.plugins.clone();
@@ -204,11 +207,11 @@ impl Open {
             let (Some(id), Some(row), Some((mut state, standing))) = (id, row, state) else {
                 return Err(disk::damaged(&home.join("db"), "the state of a job cannot be decoded"));
             };
-            if standing.is_some_and(|standing| table.restore_row(&id, row, &state, &standing)) {
+            if standing.as_ref().is_some_and(|standing| table.restore_row(&id, row, &state, standing)) {
                 continue;
             }
             let job = definitions(&id).map_err(|reason| state.quarantine = Some(reason)).ok();
-            table.restore(id, job, state);
+            table.restore(id, job, state, standing.map(|standing| standing.executor));
         }
         let mut known = BTreeMap::new();
         for (key, bytes) in joined(&disk, PLUGIN)? {
@@ -267,11 +270,12 @@ impl Open {
         let mut writes = Writes::default();
         for id in &delta.touched {
             let key = id.as_str().as_bytes();
-            let Some((job, row)) = self.table.stored(id) else {
+            if !self.table.contains(id) {
                 writes.remove(HOT, key.to_vec());
                 self.put_pieces(JOB, key, None, &mut writes)?;
                 continue;
-            };
+            }
+            let Some((job, row)) = self.table.stored(id) else { continue };
             writes.put(HOT, key.to_vec(), seal(&row));
             if let Some(job) = job.filter(|_| delta.defined.contains(id)) {
                 let bytes = encode_job(job)?;
@@ -403,7 +407,7 @@ impl JobStore for SledStore {
             (open.claimed, open.ended) = (Vec::new(), Vec::new());
             turned.events.splice(..0, open.unheard.drain(..));
             open.table.cool();
-            if open.changed && now - open.exported >= EXPORT_EVERY {
+            if open.changed && now - open.exported >= EXPORT_EVERY && open.table.len() <= EXPORT_JOBS_MAX {
                 open.export(&home, now);
             }
             Ok(turned)

@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use std::sync::Arc;
 
 /// Longest reason of a quarantine that is kept, in bytes.
-const REASON_BYTES_MAX: usize = 400;
+pub(super) const REASON_BYTES_MAX: usize = 400;
 
 /// Makes a job's new trigger definite, and gives its first fire time; a plugin's is as it `said`, or to
 /// be asked for.
@@ -80,6 +80,10 @@ impl Table {
         if self.jobs.contains_key(&id) {
             match conflict {
                 Conflict::Refuse => return Err(Error::JobExists(id)),
+                // One that is on its way out is not kept.
+                Conflict::Keep if self.state(&id)?.leaving == Some(RemoveReason::Removed) => {
+                    return Err(Error::JobExists(id));
+                }
                 Conflict::Keep => return self.reply(&id),
                 Conflict::Replace => {}
             }
@@ -87,8 +91,8 @@ impl Table {
         let next_run_time = settle_trigger(&mut job, now, first)?;
         self.cancel_pending(now, &id);
         let running = self.detach(&id).map(|state| state.running).unwrap_or_default();
-        let expected_by = job.expect.filter(|_| !paused).map(|expect| expect.deadline(now));
-        let state = JobState { paused, next_run_time, running, expected_by, ..JobState::default() };
+        let mut state = JobState { paused, next_run_time, running, ..JobState::default() };
+        state.expect_success(&job, now);
         self.define(job, state);
         self.record(Event::new(EventKind::JobAdded, now, self.alias.clone()).job(&id));
         self.reply(&id)
@@ -118,7 +122,7 @@ impl Table {
             (state.carried, state.backlog_until, state.started, state.question) = Default::default();
         }
         if job.expect != base.expect {
-            state.expected_by = job.expect.filter(|_| !state.paused).map(|expect| expect.deadline(now));
+            state.expect_success(&job, now);
         }
         self.detach(&id);
         self.define(job, state);
@@ -172,7 +176,7 @@ impl Table {
     fn end_promised(&mut self, now: DateTime<Utc>, id: &JobId, pending: PendingRun) {
         self.promised.remove(&pending.id);
         if pending.arguments.is_some() {
-            self.delta.arguments.push((pending.id, None));
+            self.delta.arguments.insert(pending.id, None);
         }
         let Some(mut run) = self.run_of(id, &pending.into()) else { return };
         run.end(now, Outcome::Cancelled);
@@ -222,7 +226,7 @@ impl Table {
             let before = entry.state.next_run_time;
             entry.state.next_run_time = next;
             (entry.state.carried, entry.state.backlog_until) = Default::default();
-            entry.state.expected_by = job.expect.map(|expect| expect.deadline(now));
+            entry.state.expect_success(&job, now);
             if let Some(times) = passed {
                 self.skip(now, &job, times, Outcome::Skipped { reason: SkipReason::Paused });
                 self.ask_after(&job, before);

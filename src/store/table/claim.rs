@@ -19,9 +19,16 @@ impl Table {
         slots: &mut BTreeMap<Alias, usize>,
         turned: &mut Turned,
     ) {
-        let asked: Vec<JobId> = self.manual.iter().take(TURN_RUNS_MAX).cloned().collect();
+        let ready = |id: &&JobId| {
+            let entry = self.jobs.warm(id);
+            let due = entry.and_then(|entry| entry.state.manual_due()).is_some_and(|due| due <= now);
+            due && entry.is_some_and(|entry| slots.get(&entry.executor).is_none_or(|free| *free > 0))
+        };
+        let asked: Vec<JobId> = self.manual.iter().filter(ready).take(TURN_RUNS_MAX).cloned().collect();
+        turned.starved |= asked.len() < self.manual.len() && slots.values().any(|free| *free == 0);
         for id in asked {
-            self.claim_pending(now, &id, (claim, TURN_RUNS_MAX), slots, turned);
+            let left = TURN_RUNS_MAX.saturating_sub(turned.claimed.len());
+            self.claim_pending(now, &id, (claim, left), slots, turned);
             self.reindex(&id);
         }
     }
@@ -104,10 +111,11 @@ impl Table {
                 entry.waiting = true;
                 break;
             }
-            let Some(slot) = slots.get_mut(&job.executor).filter(|free| **free > 0) else {
+            let Some(slot) = slots.get_mut(&job.executor) else { break };
+            if *slot == 0 {
                 turned.starved = true;
                 break;
-            };
+            }
             *slot -= 1;
             let pending = entry.state.pending.remove(at);
             self.promised.remove(&pending.id);

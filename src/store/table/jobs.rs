@@ -1,6 +1,7 @@
 //! The jobs of a table. Those that have something to do are here whole; one that only waits for its
 //! time is a row of a few bytes, and its definition stays with the store until it is needed.
 
+use super::change::REASON_BYTES_MAX;
 use super::queue::Place;
 use crate::job::{Alias, Job, JobId, JobState, Status};
 use crate::store::row::{self, Standing};
@@ -24,6 +25,8 @@ pub struct Entry {
     pub place: Place,
     /// When it will be late, as the index of such times has it.
     pub alarm: Option<DateTime<Utc>>,
+    /// When its next fire time changes where it stands, although it stands somewhere already.
+    pub wake: Option<DateTime<Utc>>,
     /// Due, but nothing can be decided before one of its runs ends.
     pub waiting: bool,
 }
@@ -59,7 +62,7 @@ pub struct Jobs {
 impl Entry {
     pub fn new(job: Arc<Job>, state: JobState) -> Self {
         let executor = job.executor.clone();
-        Entry { job: Some(job), state, executor, place: Place::Nowhere, alarm: None, waiting: false }
+        Entry { job: Some(job), state, executor, place: Place::Nowhere, alarm: None, wake: None, waiting: false }
     }
 
     /// When it is due, where, and how urgent it is.
@@ -135,12 +138,13 @@ impl Jobs {
         if let Slot::Cold(cold) = slot {
             let found = self.definitions.as_ref().map_or(Err("it is not there".into()), |find| find(id));
             let mut state = cold.state();
-            let job = found.map_err(|reason| state.quarantine = Some(reason)).ok();
+            let job = found.map_err(|reason| state.quarantine = Some(short(reason))).ok();
             if job.is_none() {
                 self.broken.push(id.clone());
             }
             let (executor, place, alarm) = (cold.executor.clone(), cold.place, cold.alarm);
-            *slot = Slot::Warm(Box::new(Entry { job, state, executor, place, alarm, waiting: false }));
+            let (wake, waiting) = (None, false);
+            *slot = Slot::Warm(Box::new(Entry { job, state, executor, place, alarm, wake, waiting }));
             self.warm.push_back(id.clone());
         }
         match slot {
@@ -262,7 +266,7 @@ impl Jobs {
         })
     }
 
-    /// Makes jobs that only wait rows again, the ones first that were needed longest ago, once there
+    /// Makes jobs that only wait rows again, the ones first that were made whole first, once there
     /// are many. What they are must be stored by now.
     pub fn cool(&mut self) {
         for _ in 0..COOLED_MAX {
@@ -281,6 +285,12 @@ impl Jobs {
             *slot = Slot::Cold(Box::new(Cold { row, executor, place, alarm, priority }));
         }
     }
+}
+
+/// A reason as it fits a row.
+fn short(mut reason: String) -> String {
+    crate::run::cut(&mut reason, REASON_BYTES_MAX);
+    reason
 }
 
 /// What the watchdog sees of a job.

@@ -19,7 +19,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 pub use jobs::Definitions;
 use jobs::{Entry, Jobs};
 use queue::{Place, Queues};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use ulid::Ulid;
 
@@ -39,7 +39,7 @@ pub struct Delta {
     pub defined: BTreeSet<JobId>,
     pub ended: Vec<(Run, RunLogs)>,
     /// Arguments of runs that wait or go on: to be kept, or to be forgotten.
-    pub arguments: Vec<(RunId, Option<Arc<Arguments>>)>,
+    pub arguments: BTreeMap<RunId, Option<Arc<Arguments>>>,
 }
 
 pub struct Table {
@@ -49,6 +49,8 @@ pub struct Table {
     queues: Queues,
     /// When jobs that expect a success will be late.
     alarms: BTreeSet<(DateTime<Utc>, JobId)>,
+    /// When jobs that stand somewhere already have a fire time of their own.
+    wakes: BTreeSet<(DateTime<Utc>, JobId)>,
     /// Jobs with a run that a caller asked for and that could start.
     manual: BTreeSet<JobId>,
     /// Runs that wait, with their jobs.
@@ -80,6 +82,7 @@ impl Table {
             jobs: Jobs::default(),
             queues: Queues::default(),
             alarms: BTreeSet::new(),
+            wakes: BTreeSet::new(),
             manual: BTreeSet::new(),
             promised: HashMap::new(),
             unasked: BTreeSet::new(),
@@ -106,15 +109,16 @@ impl Table {
         Table { jobs: Jobs::with_definitions(definitions, warm_max), ..self }
     }
 
-    /// Puts back a job that a store kept. To be followed by one [`Table::adopt`].
-    pub fn restore(&mut self, id: JobId, job: Option<Arc<Job>>, state: JobState) {
+    /// Puts back a job that a store kept, in the line of `executor` if it cannot be decoded. To be
+    /// followed by one [`Table::adopt`].
+    pub fn restore(&mut self, id: JobId, job: Option<Arc<Job>>, state: JobState, executor: Option<Alias>) {
         self.promised.extend(state.pending.iter().map(|run| (run.id, id.clone())));
         if state.question.is_some() {
             self.unasked.insert(id.clone());
         }
         self.restored.extend(state.running.iter().map(|run| (id.clone(), run.clone())));
-        let executor = job.as_ref().map(|job| job.executor.clone()).unwrap_or_default();
-        let entry = Entry { job, state, executor, place: Place::Nowhere, alarm: None, waiting: false };
+        let executor = job.as_ref().map(|job| job.executor.clone()).or(executor).unwrap_or_default();
+        let entry = Entry { job, state, executor, place: Place::Nowhere, alarm: None, wake: None, waiting: false };
         self.jobs.insert(id.clone(), entry);
         self.reindex(&id);
     }
@@ -141,8 +145,9 @@ impl Table {
     /// again in a living one, unknown runs were claimed by a turn whose caller was told that it failed.
     pub fn adopt(&mut self, known: &HashSet<RunId>, now: DateTime<Utc>) -> (Vec<Event>, Delta) {
         for (id, running) in std::mem::take(&mut self.restored) {
-            if let Some(run) = self.run_of(&id, &running) {
-                self.live.insert(run.id, run);
+            match self.run_of(&id, &running) {
+                Some(run) => drop(self.live.insert(run.id, run)),
+                None => self.lose(now, &id, &running),
             }
             if !known.contains(&running.id) {
                 self.finish(Finished {
@@ -157,6 +162,18 @@ impl Table {
             }
         }
         (std::mem::take(&mut self.events), std::mem::take(&mut self.delta))
+    }
+
+    /// Lets go of a run of a job that cannot be decoded: of what it was, only its id is left.
+    fn lose(&mut self, now: DateTime<Utc>, id: &JobId, running: &RunningRun) {
+        if let Some(entry) = self.jobs.get_mut(id) {
+            entry.state.running.retain(|run| run.id != running.id);
+        }
+        self.delta.touched.insert(id.clone());
+        let mut event = Event::new(EventKind::JobInterrupted, now, self.alias.clone()).job(id);
+        event.run_id = Some(running.id);
+        self.record(event.detail("its job cannot be decoded, so no more than this is known of it"));
+        self.leave_if_exhausted(now, id);
     }
 
     /// A run of a job that is here whole.
@@ -197,11 +214,13 @@ impl Table {
             }
             Claim::Due => {
                 self.watch(now);
+                self.wake(now);
                 self.ask(&mut turned);
                 self.claim_due(now, &mut slots, &mut turned);
                 let executors = self.queues.executors();
                 let free = executors.iter().filter(|alias| slots.get(*alias) != Some(&0));
-                turned.next_due = free.filter_map(|alias| self.queues.next_due(alias, now)).min();
+                let wake = self.wakes.first().map(|(at, _)| *at);
+                turned.next_due = free.filter_map(|alias| self.queues.next_due(alias, now)).chain(wake).min();
                 turned.starved |=
                     executors.iter().any(|alias| slots.get(alias) == Some(&0) && self.queues.first(alias).is_some());
             }
@@ -265,11 +284,12 @@ impl Table {
         entry.waiting = false;
         self.delta.touched.insert(id.clone());
         if run.arguments.is_some() {
-            self.delta.arguments.push((run.id, None));
+            self.delta.arguments.insert(run.id, None);
         }
         let Some(job) = entry.job.clone() else { return };
         if kind == OutcomeKind::Succeeded {
-            (entry.state.expected_by, entry.state.late) = (job.expect.map(|expect| expect.deadline(now)), false);
+            entry.state.late = false;
+            entry.state.expect_success(&job, now);
         }
         let rerun =
             kind == OutcomeKind::Interrupted && job.on_interrupted == OnInterrupted::Rerun && run.attempt < RERUNS_MAX;
@@ -298,7 +318,7 @@ impl Table {
             let event = Event::new(EventKind::JobRetry, now, self.alias.clone()).run(run);
             self.record(event.detail(format!("attempt {attempt} at {}", pending.due.to_rfc3339())));
             self.promise(id, pending);
-        } else if kind == OutcomeKind::Invalid {
+        } else if kind == OutcomeKind::Invalid && run.arguments.is_none() {
             let reason = run.outcome.as_ref().and_then(Outcome::error).unwrap_or("it cannot run").to_owned();
             let _ = self.quarantine(now, id, reason);
         }
@@ -348,6 +368,9 @@ impl Table {
         if let Some(at) = entry.alarm {
             self.alarms.remove(&(at, id.clone()));
         }
+        if let Some(at) = entry.wake {
+            self.wakes.remove(&(at, id.clone()));
+        }
         for pending in &entry.state.pending {
             self.promised.remove(&pending.id);
         }
@@ -359,7 +382,7 @@ impl Table {
     /// Has an attempt wait for its time.
     fn promise(&mut self, id: &JobId, pending: PendingRun) {
         if pending.arguments.is_some() {
-            self.delta.arguments.push((pending.id, pending.arguments.clone()));
+            self.delta.arguments.insert(pending.id, pending.arguments.clone());
         }
         self.promised.insert(pending.id, id.clone());
         if let Some(entry) = self.jobs.get_mut(id) {
@@ -405,7 +428,14 @@ impl Table {
             alarm.map(|at| self.alarms.insert((at, id.clone())));
             entry.alarm = alarm;
         }
-        if entry.waiting || !entry.state.has_manual() {
+        let fire = entry.job.as_ref().and_then(|job| entry.state.own_fire(job)).filter(|at| *at > self.now);
+        let wake = fire.filter(|_| entry.waiting || entry.state.backfill.is_some());
+        if wake != entry.wake {
+            entry.wake.map(|at| self.wakes.remove(&(at, id.clone())));
+            wake.map(|at| self.wakes.insert((at, id.clone())));
+            entry.wake = wake;
+        }
+        if entry.waiting || !entry.state.has_manual() || entry.state.quarantine.is_some() {
             self.manual.remove(id);
         } else if !self.manual.contains(id) {
             self.manual.insert(id.clone());
@@ -424,8 +454,16 @@ impl Table {
         entries.filter(|entry| filter.matches(entry))
     }
 
-    /// The definition and the row of a job that a turn has touched, for a store that writes them;
-    /// `None` if it is gone.
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Whether there is such a job.
+    pub fn contains(&self, id: &JobId) -> bool {
+        self.jobs.contains_key(id)
+    }
+
+    /// The definition and the row of a job that a turn has touched, for a store that writes them.
     pub fn stored(&self, id: &JobId) -> Option<(Option<&Arc<Job>>, Vec<u8>)> {
         self.jobs.warm(id).map(|entry| (entry.job.as_ref(), entry.row()))
     }

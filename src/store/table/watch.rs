@@ -54,6 +54,19 @@ impl Table {
         }
     }
 
+    /// Has jobs looked at whose own fire time has come while they wait for something else: it may be
+    /// more urgent, or cancel or skip what its policy says.
+    pub(super) fn wake(&mut self, now: DateTime<Utc>) {
+        for _ in 0..VISITS_MAX {
+            let Some((at, id)) = self.wakes.first().filter(|(at, _)| *at <= now).cloned() else { return };
+            self.wakes.remove(&(at, id.clone()));
+            if let Some(entry) = self.jobs.get_mut(&id) {
+                (entry.wake, entry.waiting) = (None, false);
+            }
+            self.reindex(&id);
+        }
+    }
+
     /// Looks at some of the jobs, each in its time: one that is active has a next run time and its
     /// place in line. What is not so is a fault of ours or of the disk; it is mended and reported.
     pub(super) fn watch(&mut self, now: DateTime<Utc>) {
