@@ -168,13 +168,13 @@ async fn a_format_of_the_future_is_refused() {
     let home = tempfile::tempdir().unwrap();
     drop(open(home.path()));
     let db = sled::open(home.path().join("db")).unwrap();
-    let format = 2u32.to_le_bytes();
+    let format = 3u32.to_le_bytes();
     let value = [crc32fast::hash(&format).to_le_bytes(), format].concat();
     db.open_tree("meta").unwrap().insert("format", value).unwrap();
     db.flush().unwrap();
     drop(db);
     let error = SledStore::open(home.path(), SledOptions::default(), time(0)).err().unwrap();
-    assert!(matches!(error, Error::StoreFormat { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, Error::StoreFormat { found: 3, known: 2, .. }), "{error}");
 }
 
 #[tokio::test]
