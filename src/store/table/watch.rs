@@ -4,13 +4,13 @@ use super::{Table, Turned, VISITS_MAX};
 use crate::event::{Event, EventKind};
 use crate::job::{Job, JobId, Question, Status};
 use crate::store::Asked;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 /// Questions to plugins that one turn asks.
 const QUESTIONS_MAX: usize = 32;
-/// Jobs that the watchdog looks at in one turn, and how often it does.
+/// Jobs that the watchdog looks at for each second that has passed, and in one turn at most.
+const WATCHED_A_SECOND: usize = 64;
 const WATCHED_MAX: usize = 4096;
-const WATCH_EVERY: TimeDelta = TimeDelta::seconds(1);
 
 impl Table {
     /// Opens the question for the fire time after `previous`, if a plugin decides it.
@@ -70,20 +70,24 @@ impl Table {
     /// Looks at some of the jobs, each in its time: one that is active has a next run time and its
     /// place in line. What is not so is a fault of ours or of the disk; it is mended and reported.
     pub(super) fn watch(&mut self, now: DateTime<Utc>) {
-        if self.watched.is_none_or(|last| (now - last).abs() < WATCH_EVERY) {
+        let Some(last) = self.watched else { return };
+        // Whichever way the clock went.
+        let seconds = usize::try_from((now - last).abs().num_seconds()).unwrap_or(usize::MAX);
+        if seconds == 0 {
             return;
         }
         self.watched = Some(now);
+        let most = seconds.saturating_mul(WATCHED_A_SECOND).min(WATCHED_MAX);
         let after = self.watch_after.take();
         let mut amiss = Vec::new();
         let mut last = None;
-        for (id, watched) in self.jobs.watched(after.as_ref()).take(WATCHED_MAX) {
+        for (id, watched) in self.jobs.watched(after.as_ref()).take(most) {
             last = Some(id);
             if watched.lost || watched.out_of_line {
                 amiss.push((id.clone(), watched.lost));
             }
         }
-        self.watch_after = last.filter(|_| self.jobs.len() > WATCHED_MAX).cloned();
+        self.watch_after = last.filter(|_| self.jobs.len() > most).cloned();
         for (id, lost) in amiss {
             self.mend(now, &id, lost);
         }
@@ -111,5 +115,68 @@ impl Table {
         self.delta.touched.insert(id.clone());
         self.record(Event::new(EventKind::JobQuarantined, now, self.alias.clone()).job(id).detail(reason));
         self.reindex(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Alias, JobState};
+    use crate::store::row::{self, Standing};
+    use crate::store::{Claim, Turn};
+    use crate::trigger::Trigger;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn time(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn job() -> Arc<Job> {
+        let trigger = Trigger::every(Duration::from_secs(10)).unwrap().anchored(time(0));
+        Arc::new(Job::new("a".parse().unwrap(), "m:f".parse().unwrap(), trigger))
+    }
+
+    fn due(seconds: i64) -> Turn {
+        let slots = BTreeMap::from([(Alias::default(), 4)]);
+        Turn { now: time(seconds), claim: Claim::Due, slots, ..Turn::default() }
+    }
+
+    #[test]
+    fn an_active_job_without_a_next_run_time_gets_one_and_it_is_told() {
+        let mut table = Table::new(Alias::default(), "n".into(), 1);
+        let job = job();
+        table.restore(job.id.clone(), Some(job.clone()), JobState::default(), None);
+        let (turned, delta) = table.turn(due(5));
+        let told = &turned.events[0];
+        assert_eq!((told.kind, &told.job_id), (EventKind::StoreError, &Some(job.id.clone())));
+        assert!(told.detail.as_ref().unwrap().contains("had no next run time"), "{told:?}");
+        assert_eq!(table.get(&job.id).unwrap().state.next_run_time, Some(time(10)));
+        assert!(delta.touched.contains(&job.id), "and it is stored");
+        assert_eq!(table.turn(due(10)).0.claimed.len(), 1, "it fires again");
+    }
+
+    #[test]
+    fn a_sound_job_is_left_alone() {
+        let mut table = Table::new(Alias::default(), "n".into(), 1);
+        let state = JobState { next_run_time: Some(time(10)), ..JobState::default() };
+        table.restore(job().id.clone(), Some(job()), state, None);
+        assert!(table.turn(due(5)).0.events.is_empty());
+    }
+
+    #[test]
+    fn a_job_whose_definition_cannot_be_decoded_is_quarantined_when_it_is_due() {
+        let broken = Arc::new(|_: &JobId| Err("its definition cannot be decoded".to_owned()));
+        let mut table = Table::new(Alias::default(), "n".into(), 1).with_definitions(broken, 10);
+        let state = JobState { next_run_time: Some(time(10)), ..JobState::default() };
+        let standing = Standing { executor: Alias::default(), priority: 0, due: Some(time(10)) };
+        let id: JobId = "a".parse().unwrap();
+        assert!(table.restore_row(&id, &row::encode(&state, &standing), &state, &standing));
+        assert!(table.turn(due(5)).0.events.is_empty(), "nobody needed it yet");
+        let (turned, _) = table.turn(due(10));
+        assert_eq!((turned.claimed.len(), turned.events[0].kind), (0, EventKind::JobQuarantined));
+        assert_eq!(table.get(&id).unwrap().state.status(), Status::Quarantined, "it is kept and shown");
+        assert_eq!(table.turn(due(20)).0.next_due, None, "and holds up nobody");
     }
 }
