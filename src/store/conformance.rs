@@ -2,16 +2,18 @@
 //! function that makes an empty store with the alias `default`.
 
 use super::{
-    Change, Claim, Conflict, Finished, JobEntry, JobFilter, JobStore, Page, Reply, RunFilter, Started, Turn, Turned,
+    Answer, Change, Claim, Conflict, Finished, JobEntry, JobFilter, JobStore, Page, Reply, RunFilter, Started, Turn,
+    Turned,
 };
 use crate::error::Error;
 use crate::event::EventKind;
-use crate::job::{Alias, Coalesce, Job, JobId, Origin, Retry, Status};
+use crate::job::{Alias, Arguments, Coalesce, Expect, Job, JobId, Origin, Retry, Status};
 use crate::run::{LogLevel, LogLine, Outcome, OutcomeKind, RunId, RunLogs, RunState, Usage};
 use crate::trigger::Trigger;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs every check on a fresh store. Panics at the first one that fails.
@@ -32,6 +34,12 @@ pub async fn check<S: JobStore>(make: impl AsyncFn() -> S) {
     a_rescheduled_job_goes_on(&Bench::new(make().await)).await;
     a_fine_clock_claims_each_fire_time_once(&Bench::new(make().await)).await;
     a_run_asked_for_starts_even_when_paused(&Bench::new(make().await)).await;
+    higher_priorities_come_first_and_each_job_in_its_turn(&Bench::new(make().await)).await;
+    a_past_range_runs_when_nothing_else_is_due(&Bench::new(make().await)).await;
+    a_run_has_its_own_arguments_at_each_attempt(&Bench::new(make().await)).await;
+    a_run_that_waits_is_cancelled(&Bench::new(make().await)).await;
+    a_job_that_does_not_succeed_is_late_once(&Bench::new(make().await)).await;
+    a_question_is_asked_until_it_is_answered(&Bench::new(make().await)).await;
     a_job_changed_at_the_same_time_is_not_overwritten(&Bench::new(make().await)).await;
     events_are_numbered_without_gaps_and_read_again(&Bench::new(make().await)).await;
     large_outputs_and_logs_come_back_whole(&Bench::new(make().await)).await;
@@ -340,6 +348,100 @@ async fn a_run_asked_for_starts_even_when_paused<S: JobStore>(bench: &Bench<S>) 
         bench.change(25, Change::Run { id: id("none"), arguments: None }).await,
         Err(Error::JobNotFound(_))
     ));
+}
+
+async fn higher_priorities_come_first_and_each_job_in_its_turn<S: JobStore>(bench: &Bench<S>) {
+    let flood = Job { coalesce: Coalesce::All, max_instances: 64, ..every_ten("flood") };
+    bench.add(flood).await;
+    bench.add(once("plain", 500)).await;
+    bench.add(Job { priority: 7, ..once("high", 600) }).await;
+    let two = BTreeMap::from([(Alias::default(), 2)]);
+    let mut claimed = Vec::new();
+    for _ in 0..2 {
+        let turn = Turn { now: time(600), claim: Claim::Due, slots: two.clone(), ..Turn::default() };
+        let turned = bench.store.turn(turn).await.expect("a turn");
+        assert_eq!(turned.claimed.len(), 2, "as many as there are slots");
+        claimed.extend(turned.claimed.iter().map(|claimed| claimed.run.job_id.to_string()));
+    }
+    assert_eq!(claimed[0], "high");
+    assert!(claimed.contains(&"plain".to_owned()), "sixty older fire times of one job are not all first: {claimed:?}");
+}
+
+async fn a_past_range_runs_when_nothing_else_is_due<S: JobStore>(bench: &Bench<S>) {
+    bench.add(every_ten("a")).await;
+    bench.add(once("b", 45)).await;
+    bench.change(12, Change::Pause { id: id("a") }).await.expect("paused");
+    let range = Some((time(10), time(30)));
+    let backfill = || Change::Backfill { id: id("a"), range };
+    bench.change(40, backfill()).await.expect("begun");
+    assert!(bench.change(40, backfill()).await.is_err(), "one at a time");
+    let one = BTreeMap::from([(Alias::default(), 1)]);
+    let mut seen = Vec::new();
+    for at in [45, 46, 47, 48] {
+        let turn = Turn { now: time(at), claim: Claim::Due, slots: one.clone(), ..Turn::default() };
+        for claimed in bench.store.turn(turn).await.expect("a turn").claimed {
+            seen.push((claimed.run.job_id.to_string(), claimed.run.scheduled_time, claimed.run.origin));
+            bench.end(at, claimed.run.id, value()).await;
+        }
+    }
+    let backfilled = |at| ("a".to_owned(), time(at), Origin::Backfill);
+    assert_eq!(seen, [("b".to_owned(), time(45), Origin::Trigger), backfilled(10), backfilled(20)]);
+    assert!(bench.change(50, Change::Backfill { id: id("a"), range: None }).await.is_err(), "it is over");
+}
+
+async fn a_run_has_its_own_arguments_at_each_attempt<S: JobStore>(bench: &Bench<S>) {
+    let retry = Retry { max_attempts: 2, first: Duration::ZERO, ..Retry::default() };
+    bench.add(Job { retry, ..once("a", 5000) }).await;
+    let own = Arc::new(Arguments { args: vec![json!("x".repeat(5000))], ..Arguments::default() });
+    bench.change(1, Change::Run { id: id("a"), arguments: Some(own.clone()) }).await.expect("asked for");
+    for attempt in 1..=2 {
+        let claimed = bench.claim(1 + attempt).await.claimed.remove(0);
+        assert_eq!((claimed.job.args.as_slice(), i64::from(claimed.run.attempt)), (own.args.as_slice(), attempt));
+        bench.end(1 + attempt, claimed.run.id, Outcome::Failed { error: "e".into() }).await;
+        let kept = bench.store.get_run(claimed.run.id).await.expect("a read").expect("it is kept");
+        assert_eq!(kept.arguments.as_ref(), Some(&own));
+    }
+}
+
+async fn a_run_that_waits_is_cancelled<S: JobStore>(bench: &Bench<S>) {
+    bench.add(once("a", 5000)).await;
+    let Ok(Reply::Run(run)) = bench.change(1, Change::Run { id: id("a"), arguments: None }).await else {
+        panic!("asked for")
+    };
+    bench.change(2, Change::Cancel { run }).await.expect("cancelled");
+    assert!(bench.claim(3).await.claimed.is_empty());
+    let ended = bench.store.get_run(run).await.expect("a read").expect("it is on record");
+    assert_eq!(ended.outcome, Some(Outcome::Cancelled));
+    assert!(matches!(bench.change(4, Change::Cancel { run }).await, Err(Error::RunEnded(_))));
+}
+
+async fn a_job_that_does_not_succeed_is_late_once<S: JobStore>(bench: &Bench<S>) {
+    let expect = Some(Expect { period: Duration::from_secs(20), grace: Duration::from_secs(5) });
+    bench.add(Job { expect, ..once("a", 5000) }).await;
+    assert_eq!(bench.claim(10).await.next_due, Some(time(25)), "somebody looks when it would be late");
+    for at in [25, 30, 90] {
+        bench.claim(at).await;
+    }
+    let late = bench.kinds().await.into_iter().filter(|kind| *kind == EventKind::JobLate).count();
+    assert_eq!(late, 1);
+    let entry = bench.store.get_job(&id("a")).await.expect("a read").expect("it is there");
+    assert!(entry.state.late);
+}
+
+async fn a_question_is_asked_until_it_is_answered<S: JobStore>(bench: &Bench<S>) {
+    let trigger = Trigger::plugin("p:next".parse().expect("a legal func"), "").expect("a legal trigger");
+    bench.add(Job { trigger, ..every_ten("a") }).await;
+    let asked = bench.claim(1).await.questions.remove(0);
+    assert!(bench.claim(2).await.questions.is_empty(), "asked once");
+    let answer =
+        |at| Change::Answer { job: asked.job.clone(), question: asked.question, answer: Answer::Next(Some(time(at))) };
+    bench.change(3, answer(7)).await.expect("taken");
+    bench.change(3, answer(5)).await.expect("passed over: the question is not open any more");
+    let turned = bench.claim(7).await;
+    assert_eq!(turned.claimed[0].run.scheduled_time, time(7));
+    let next = turned.questions.first().cloned();
+    let next = if next.is_some() { next } else { bench.claim(8).await.questions.first().cloned() };
+    assert_eq!(next.expect("the next is asked for").question.previous, Some(time(7)));
 }
 
 async fn a_job_changed_at_the_same_time_is_not_overwritten<S: JobStore>(bench: &Bench<S>) {
