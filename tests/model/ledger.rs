@@ -47,6 +47,8 @@ pub struct Ledger {
     /// Attempts that failed runs were promised: (life, scheduled time, attempt).
     retries: Vec<(usize, DateTime<Utc>, u32)>,
     changing: Option<Changing>,
+    /// Fire times that the backfill of a job has run.
+    backfilled: HashMap<JobId, BTreeSet<DateTime<Utc>>>,
     /// The furthest that the clock has been; it steps back too.
     latest: DateTime<Utc>,
 }
@@ -116,6 +118,10 @@ impl Ledger {
     /// A job begins a new life when it is added or its trigger changes.
     fn define(&mut self, event: &Event, reply: Option<&Reply>) {
         let id = event.job_id.clone().expect("an event about a job");
+        if event.detail.is_some() {
+            // A backfill begins or ends.
+            self.backfilled.remove(&id);
+        }
         let Some(Changing::Define(job)) = self.changing.as_ref().filter(|_| event.detail.is_none()) else { return };
         assert_eq!(job.id, id);
         let Some(Reply::Job(entry)) = reply else { panic!("a definition is answered with the job") };
@@ -193,6 +199,11 @@ impl Ledger {
         let first_of_trigger = run.origin == Origin::Trigger && run.attempt == 1;
         if first_of_trigger {
             self.lives[life].account(run);
+        }
+        if run.origin == Origin::Backfill && run.attempt == 1 {
+            let first = self.backfilled.entry(run.job_id.clone()).or_default().insert(run.scheduled_time);
+            assert!(first, "a backfill of `{}` runs {} twice", run.job_id, run.scheduled_time);
+            assert!(self.lives[life].job.trigger.fires_at(run.scheduled_time), "and only fire times");
         }
         if run.attempt > 1 || self.promised.contains(&number) {
             self.keep(number, run);

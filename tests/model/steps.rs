@@ -97,7 +97,8 @@ impl Pair {
             0..=3 => {
                 let job = job(random, self.now);
                 let conflict = random.of(&[Conflict::Refuse, Conflict::Replace, Conflict::Keep]);
-                let change = || Change::Add { job: Box::new(job.clone()), paused: false, conflict, first: None };
+                let paused = random.one_in(6);
+                let change = || Change::Add { job: Box::new(job.clone()), paused, conflict, first: None };
                 self.change(ledger, change);
             }
             4..=6 => self.change_one(random, ledger),
@@ -188,7 +189,10 @@ impl Pair {
         let (now, runs) = (self.now, self.runs.clone());
         self.both(ledger, |memory| Turn {
             claim,
-            slots: BTreeMap::from([(Alias::default(), slots)]),
+            slots: BTreeMap::from([
+                (Alias::default(), slots),
+                ("second".parse().expect("an alias"), slots.div_ceil(2)),
+            ]),
             changes: changes(),
             finished: ended.iter().map(|(run, outcome)| finished(pick(runs[*run], memory), now, outcome)).collect(),
             ..Turn::default()
@@ -373,6 +377,7 @@ fn job(random: &mut Random, now: DateTime<Utc>) -> Job {
     job.max_instances = 1 + random.below(3) as u32;
     job.overlap = random.of(&[Overlap::Skip, Overlap::Queue, Overlap::Cancel]);
     job.misfire_grace_time = random.of(&[None, None, Some(Duration::from_secs(5))]);
+    job.executor = random.of(&["default", "default", "second"]).parse().expect("an alias");
     job.priority = random.of(&[0, 0, 5, -5]);
     job.retry.max_attempts = 1 + random.below(3) as u32;
     job.retry.outcomes = random.of(&[vec![], vec![OutcomeKind::OutOfFuel]]);

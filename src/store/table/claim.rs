@@ -35,8 +35,8 @@ impl Table {
 
     pub(super) fn claim_due(&mut self, now: DateTime<Utc>, slots: &mut BTreeMap<Alias, usize>, turned: &mut Turned) {
         let mut executors = self.queues.executors();
-        let first = self.turns % executors.len().max(1);
         // Another one begins each time: a flooded one would use up every turn.
+        let first = now.timestamp_millis().unsigned_abs() as usize % executors.len().max(1);
         executors.rotate_left(first);
         for alias in executors {
             let priority = |id: &JobId| self.jobs.urgency(id, now);

@@ -64,7 +64,6 @@ pub struct Table {
     last_id: Ulid,
     /// The time of the turn under way.
     now: DateTime<Utc>,
-    turns: usize,
     /// When the watchdog last looked, if there is one.
     watched: Option<DateTime<Utc>>,
     /// The watchdog has looked at the jobs up to this one.
@@ -91,7 +90,6 @@ impl Table {
             last_seq: 0,
             last_id: Ulid::from_parts(0, entropy),
             now: DateTime::<Utc>::MIN_UTC,
-            turns: 0,
             watched: Some(DateTime::<Utc>::MIN_UTC),
             watch_after: None,
             events: Vec::new(),
@@ -190,7 +188,6 @@ impl Table {
         // Stores keep microseconds; a finer time would not survive a restart.
         let now = now.trunc_subsecs(6);
         self.now = now;
-        self.turns = self.turns.wrapping_add(1);
         let mut turned = Turned::default();
         for started in started {
             self.start(&started);
