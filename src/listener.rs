@@ -127,6 +127,17 @@ impl Listener {
         Ok(())
     }
 
+    /// Takes over the secret of the listener that this one replaces, unless it has one of its own or
+    /// another address.
+    pub(crate) fn keep_secret(&mut self, old: &Listener) {
+        if let (Target::Webhook { url, secret: secret @ None }, Target::Webhook { url: old_url, secret: old }) =
+            (&mut self.target, &old.target)
+            && url == old_url
+        {
+            secret.clone_from(old);
+        }
+    }
+
     /// The listener as it may be shown: a secret is only said to be there.
     pub fn redacted(&self) -> Self {
         let mut shown = self.clone();

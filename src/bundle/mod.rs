@@ -50,6 +50,6 @@ impl BundledJob {
             job.trigger = job.trigger.max_runs(left);
         }
         let asked = job.trigger.asked().is_some();
-        (asked || job.trigger.next_fire_time(None, now).is_some_and(|next| next > now)).then_some(job)
+        (asked || job.trigger.next_fire_time(None, now).is_some_and(|next| next >= now)).then_some(job)
     }
 }

@@ -75,9 +75,13 @@ pub async fn import(args: ImportArgs, client: &Client, output: Output) -> Done {
     let all = || ["plugins", "jobs"].into_iter().flat_map(|kind| imported[kind].as_array().into_iter().flatten());
     let refused = all().filter(|item| item["result"] == "refused").count();
     output.show(&imported, || {
-        let rows = all().map(|item| vec![field(item, "id"), field(item, "result"), field(item, "reason")]);
-        println!("{}", table(&["plugin or job", "result", "reason"], rows.collect()));
+        let rows = all().map(|item| vec![field(item, "id"), field(item, "result")]);
+        println!("{}", table(&["plugin or job", "result"], rows.collect()));
         for item in all() {
+            let reason = field(item, "reason");
+            if !reason.is_empty() {
+                println!("  {}: {}", printable(&field(item, "id"), 80), printable(&reason, 600));
+            }
             for note in item["notes"].as_array().into_iter().flatten() {
                 let note = note.as_str().unwrap_or_default();
                 println!("  {}: {}", printable(&field(item, "id"), 80), printable(note, 300));
@@ -157,7 +161,7 @@ pub async fn apply(args: ApplyArgs, client: &Client, output: Output) -> Done {
         client.put_bytes::<Value>(&format!("/v1/plugins/{}{label}", plugin.name), bytes).await?;
     }
     let applied: Value = client.post("/v1/apply", &spec(false)).await?;
-    output.show(&applied, || println!("{}", summary(&applied)));
+    output.show(&applied, || println!("done with {}", summary(&applied)));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -198,7 +202,7 @@ fn show_plan(plan: &Value) -> Done<()> {
             eprintln!("    {name}: {} -> {}", printable(&old.to_string(), 200), printable(&new.to_string(), 200));
         }
     }
-    eprintln!("{}", summary(plan));
+    eprintln!("plan for {}", summary(plan));
     Ok(())
 }
 

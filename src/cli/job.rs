@@ -194,7 +194,7 @@ pub struct RunArgs {
     id: JobId,
     #[command(flatten)]
     call: CallArgs,
-    /// Wait for the run to end, and exit with 1 unless it succeeded.
+    /// Wait for the run to end, not for its retries, and exit with 1 unless it succeeded.
     #[arg(long)]
     wait: bool,
 }
@@ -387,6 +387,10 @@ fn next(job: &Value) -> String {
     }
 }
 
+fn seconds(value: &Value) -> String {
+    value.as_f64().map_or(String::new(), |seconds| format!("{seconds}s"))
+}
+
 fn show(job: &Value) {
     let limits = &job["limits"];
     let empty = |name: &str| match &job[name] {
@@ -421,7 +425,8 @@ fn show(job: &Value) {
         ("misfire grace", field(job, "misfire_grace_time")),
         ("priority", Some(field(job, "priority")).filter(|priority| priority != "0").unwrap_or_default()),
         ("attempts", field(&job["retry"], "max_attempts")),
-        ("expected every", field(&job["expect"], "period")),
+        ("success expected every", seconds(&job["expect"]["period"])),
+        ("and after that within", seconds(&job["expect"]["grace"])),
         ("late", if job["late"] == true { "yes: no run has succeeded in time".into() } else { String::new() }),
         ("backfill from", time(&job["backfill"]["from"])),
         ("if interrupted", field(job, "on_interrupted")),
@@ -436,5 +441,9 @@ fn show(job: &Value) {
             ),
         ),
         ("tags", empty("tags")),
+        ("metadata", empty("metadata")),
     ]);
+    for run in job["pending"].as_array().into_iter().flatten() {
+        println!("waits: run {}, attempt {}, {}", field(run, "id"), field(run, "attempt"), time(&run["due"]));
+    }
 }

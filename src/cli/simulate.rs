@@ -27,8 +27,8 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     tz: Zone,
     /// Slots of the default executor [default: those that it has]
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
     /// How long a run takes of a job that has never run.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     unknown: Duration,
@@ -39,7 +39,7 @@ pub async fn run(args: SimulateArgs, client: &Client, output: Output) -> Done {
     let spec = SimulateSpec {
         from: time(args.from.as_ref())?,
         to: time(args.to.as_ref())?,
-        slots: args.workers,
+        slots: args.workers.map(usize::from),
         unknown: Some(args.unknown.as_secs_f64()),
     };
     let mut lines = client.lines("/v1/simulate", &spec).await?;

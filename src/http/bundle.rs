@@ -167,7 +167,7 @@ pub async fn import_apscheduler(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApplySpec {
-    jobs: Vec<JobSpec>,
+    jobs: Vec<Value>,
     /// Jobs that are not among them go.
     #[serde(default)]
     prune: bool,
@@ -185,7 +185,10 @@ pub async fn apply(State(app): State<App>, body: Result<Bytes, BytesRejection>) 
     let spec: ApplySpec = strict_json::from_slice("apply", &body?)?;
     let now = app.scheduler.clock().now();
     let mut jobs: Vec<(crate::Job, AddOptions)> = Vec::new();
-    for spec in spec.jobs {
+    for value in spec.jobs {
+        let id = value["id"].as_str().or(value["func"].as_str()).unwrap_or_default().to_owned();
+        let spec: JobSpec =
+            serde_json::from_value(value).map_err(|e| Invalid::new("job", id.as_str(), e.to_string()))?;
         if spec.id.is_none() {
             let func = spec.func.map_or(String::new(), |func| func.to_string());
             return Err(Invalid::new("job", func, "a declared job needs an `id`").into());

@@ -91,6 +91,12 @@ pub async fn preview(
         }
         (None, None) => return Err(Invalid::new("preview", "", "it needs a `trigger` or a `job`").into()),
     };
+    if let Some(asked) = trigger.asked() {
+        let reason = format!("the plugin function `{}` decides when it fires, one time after the other", asked.func);
+        return Err(Invalid::new("preview", trigger.to_string(), reason)
+            .hint("`job show` gives the next time of a job that has it")
+            .into());
+    }
     // A nasty trigger takes its time.
     let explained = tokio::task::spawn_blocking(move || trigger.explain(from, count)).await;
     let explanation = explained.map_err(|error| Error::host("cannot explain the trigger", error))?;

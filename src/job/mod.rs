@@ -511,7 +511,7 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-/// A [`Duration`] as a JSON number of seconds.
+/// A [`Duration`] as a JSON number of seconds; text such as `1h30m` is read too.
 pub(crate) mod seconds {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use std::time::Duration;
@@ -524,10 +524,19 @@ pub(crate) mod seconds {
         }
     }
 
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a number of seconds, or text such as `1h30m`")]
+    enum Either {
+        Seconds(f64),
+        Text(String),
+    }
+
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let seconds = f64::deserialize(from)?;
-        Duration::try_from_secs_f64(seconds)
-            .map_err(|_| D::Error::custom(format!("`{seconds}` is not a number of seconds")))
+        match Either::deserialize(from)? {
+            Either::Text(text) => crate::trigger::parse_duration(&text).map_err(D::Error::custom),
+            Either::Seconds(seconds) => Duration::try_from_secs_f64(seconds)
+                .map_err(|_| D::Error::custom(format!("`{seconds}` is not a number of seconds"))),
+        }
     }
 }
 

@@ -82,21 +82,25 @@ impl Listeners {
         }
     }
 
-    /// Adds a listener, or replaces the one of its name, which goes on from where it was. A new one
-    /// hears what happens from now on.
-    pub async fn put(&self, listener: Listener) -> Result<(Listener, Progress)> {
+    /// Adds a listener, or replaces the one of its name, which goes on from where it was, and with its
+    /// secret if the address is the same and no other secret is given. A new one hears what happens
+    /// from now on.
+    pub async fn put(&self, mut listener: Listener) -> Result<(Listener, Progress)> {
         self.0.delivery.check(&listener).await?;
         let _change = self.0.changes.lock().await;
         self.silence(&listener.name).await;
         let known = self.list_stored().await?;
-        let before = known.iter().find(|(known, _)| known.name == listener.name).map(|(_, progress)| progress.clone());
+        let before = known.iter().find(|(known, _)| known.name == listener.name).cloned();
         if before.is_none() && known.len() >= LISTENERS_MAX {
             return Err(
                 Invalid::new("listener", listener.name.as_str(), format!("there are {LISTENERS_MAX} already")).into()
             );
         }
         let progress = match before {
-            Some(progress) => Progress { attempt: 0, retry_at: None, ..progress },
+            Some((old, progress)) => {
+                listener.keep_secret(&old);
+                Progress { attempt: 0, retry_at: None, ..progress }
+            }
             None => Progress { after: self.last_event().await?, ..Progress::default() },
         };
         self.begin(listener, progress).await
@@ -115,7 +119,10 @@ impl Listeners {
             Some(event) => event.seq - 1,
             None => self.last_event().await?,
         };
-        self.begin(listener, Progress { after, attempt: 0, retry_at: None, ..progress }).await
+        let mut progress = Progress { after, attempt: 0, retry_at: None, ..progress };
+        // They are told again, so they are not given up.
+        progress.dead.retain(|letter| letter.seq <= after);
+        self.begin(listener, progress).await
     }
 
     pub async fn remove(&self, name: &Alias) -> Result<()> {

@@ -3,6 +3,7 @@
 use super::{AddOptions, Scheduler};
 use crate::bundle::{Action, BundledJob, Change, plan_changes};
 use crate::error::{Error, Result};
+use crate::invalid::Invalid;
 use crate::job::{Alias, Job, JobId};
 use crate::store::{Conflict, JobEntry, JobFilter, PAGE_MAX, Page};
 use serde::{Deserialize, Serialize};
@@ -94,7 +95,12 @@ impl Scheduler {
     /// Everything that would come in is checked.
     pub async fn plan_jobs(&self, jobs: &[Job], prune: bool) -> Result<Vec<Change>> {
         for job in jobs {
-            self.check(job).await?;
+            match self.check(job).await {
+                Err(error) if !error.is_host() => {
+                    return Err(Invalid::new("job", job.id.as_str(), error.to_string()).into());
+                }
+                checked => checked?,
+            };
         }
         let stores: BTreeSet<Alias> = jobs.iter().map(|job| job.jobstore.clone()).chain([Alias::default()]).collect();
         let mut existing = Vec::new();

@@ -299,3 +299,13 @@ fn the_example_of_an_http_scheduler_adds_replaces_refuses_and_survives() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn a_simulation_ends_whatever_its_jobs_expect() {
+    let home = Home::with_sample();
+    let add =
+        ["job", "add", "sample:add-one", "--arg", "number=1", "--id", "a", "--every", "1m", "--expect-every", "3s"];
+    home.ok(&add);
+    home.ok(&["job", "run", "a", "--wait"]);
+    assert!(home.json(&["simulate"])["runs"].as_u64().unwrap() > 1400);
+}

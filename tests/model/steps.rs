@@ -105,7 +105,7 @@ impl Pair {
             7..=13 => {
                 let slots = random.below(5) as usize;
                 let claim = random.of(&[Claim::Due, Claim::Due, Claim::Due, Claim::Due, Claim::Manual]);
-                self.turn(ledger, slots, claim, || Vec::new(), Vec::new());
+                self.turn(ledger, slots, claim, Vec::new());
             }
             14..=16 => {
                 let live = ledger.live();
@@ -113,7 +113,7 @@ impl Pair {
                     let run = random.of(&live);
                     let outcome = outcome(random);
                     let claim = random.of(&[Claim::Nothing, Claim::Due]);
-                    self.turn(ledger, 2, claim, || Vec::new(), vec![(run, outcome)]);
+                    self.turn(ledger, 2, claim, vec![(run, outcome)]);
                 }
             }
             17 if random.one_in(8) => self.crash(ledger),
@@ -178,14 +178,7 @@ impl Pair {
         self.both(ledger, |_| Turn { changes: vec![change()], ..Turn::default() });
     }
 
-    fn turn(
-        &mut self,
-        ledger: &mut Ledger,
-        slots: usize,
-        claim: Claim,
-        changes: impl Fn() -> Vec<Change>,
-        ended: Vec<(usize, Outcome)>,
-    ) {
+    fn turn(&mut self, ledger: &mut Ledger, slots: usize, claim: Claim, ended: Vec<(usize, Outcome)>) {
         let (now, runs) = (self.now, self.runs.clone());
         self.both(ledger, |memory| Turn {
             claim,
@@ -193,7 +186,6 @@ impl Pair {
                 (Alias::default(), slots),
                 ("second".parse().expect("an alias"), slots.div_ceil(2)),
             ]),
-            changes: changes(),
             finished: ended.iter().map(|(run, outcome)| finished(pick(runs[*run], memory), now, outcome)).collect(),
             ..Turn::default()
         });
@@ -310,7 +302,7 @@ impl Pair {
         for _ in 0..2000 {
             let ended = ledger.live().into_iter().map(|run| (run, success())).collect();
             // The clock stands still, or jobs would go on for ever.
-            self.turn(ledger, 8, Claim::Due, || Vec::new(), ended);
+            self.turn(ledger, 8, Claim::Due, ended);
             if ledger.live().is_empty() && ledger.is_settled(until) {
                 break;
             }

@@ -247,6 +247,7 @@ impl Table {
 
     fn finish(&mut self, finished: Finished) {
         let Finished { run: id, started, ended, outcome, usage, plugin_digest, logs } = finished;
+        let ended = ended.trunc_subsecs(6);
         if let Some(at) = started {
             self.start(&Started { run: id, at });
         }

@@ -48,7 +48,7 @@ impl Table {
                 self.delta.touched.insert(id.clone());
                 let event = Event::new(EventKind::JobLate, now, self.alias.clone()).job(&id);
                 let by = expected.unwrap_or(now).to_rfc3339();
-                self.record(event.detail(format!("no run has succeeded in time, which was {by}")));
+                self.record(event.detail(format!("a run should have succeeded by {by}, and none has")));
             }
             self.reindex(&id);
         }
