@@ -125,8 +125,8 @@ async fn start(jobs: usize) {
     let begun = Instant::now();
     fill(&store, Utc::now(), (0..jobs).map(|n| job(n, daily(n)))).await;
     let added = begun.elapsed().as_secs_f64();
-    let tick = job(jobs, Trigger::every(Duration::from_secs(1)).unwrap());
-    fill(&store, Utc::now(), std::iter::once(tick)).await;
+    // Due as soon as the store is open.
+    fill(&store, Utc::now(), std::iter::once(job(jobs, Trigger::at(Utc::now())))).await;
     let on_disk = store.size_on_disk().await.unwrap();
     store.close().await.unwrap();
     drop(store);
