@@ -1,9 +1,9 @@
 //! What callers ask of a table: each change is answered by a reply or an error, and one that is
 //! refused changes nothing.
 
-use super::{Entry, PENDING_MAX, Table};
+use super::{Entry, PENDING_MAX, Table, told};
 use crate::error::{Error, Result};
-use crate::event::{Event, EventKind};
+use crate::event::EventKind;
 use crate::invalid::Invalid;
 use crate::job::{Arguments, Backfill, Job, JobId, JobState, Origin, PendingRun, Question, RemoveReason};
 use crate::plan::passed_over;
@@ -37,7 +37,7 @@ impl Table {
                 for id in &ids {
                     self.remove(now, id)?;
                 }
-                self.record(Event::new(EventKind::AllJobsRemoved, now, self.alias.clone()));
+                self.record(told(EventKind::AllJobsRemoved, now));
                 Ok(Reply::Done)
             }
             Change::Pause { id } => self.pause(now, &id),
@@ -56,7 +56,7 @@ impl Table {
                     }
                     self.ask_again(&id);
                     self.reindex(&id);
-                    let event = Event::new(EventKind::JobResumed, now, self.alias.clone()).job(&id);
+                    let event = told(EventKind::JobResumed, now).job(&id);
                     self.record(event.detail("what it was quarantined for is mended"));
                 }
                 self.reply(&id)
@@ -94,7 +94,7 @@ impl Table {
         let mut state = JobState { paused, next_run_time, running, ..JobState::default() };
         state.expect_success(&job, now);
         self.define(job, state);
-        self.record(Event::new(EventKind::JobAdded, now, self.alias.clone()).job(&id));
+        self.record(told(EventKind::JobAdded, now).job(&id));
         self.reply(&id)
     }
 
@@ -126,7 +126,7 @@ impl Table {
         }
         self.detach(&id);
         self.define(job, state);
-        self.record(Event::new(EventKind::JobModified, now, self.alias.clone()).job(&id));
+        self.record(told(EventKind::JobModified, now).job(&id));
         self.reply(&id)
     }
 
@@ -180,8 +180,8 @@ impl Table {
         }
         let Some(mut run) = self.run_of(id, &pending.into()) else { return };
         run.end(now, Outcome::Cancelled);
-        self.record(Event::new(EventKind::JobCancelled, now, self.alias.clone()).run(&run));
-        self.record(Event::new(EventKind::JobError, now, self.alias.clone()).run(&run));
+        self.record(told(EventKind::JobCancelled, now).run(&run));
+        self.record(told(EventKind::JobError, now).run(&run));
         self.delta.ended.push((run, RunLogs::default()));
     }
 
@@ -206,7 +206,7 @@ impl Table {
             state.expected_by = None;
             self.delta.touched.insert(id.clone());
             self.reindex(id);
-            self.record(Event::new(EventKind::JobPaused, now, self.alias.clone()).job(id));
+            self.record(told(EventKind::JobPaused, now).job(id));
         }
         self.reply(id)
     }
@@ -218,7 +218,7 @@ impl Table {
         }
         state.paused = false;
         self.delta.touched.insert(id.clone());
-        self.record(Event::new(EventKind::JobResumed, now, self.alias.clone()).job(id));
+        self.record(told(EventKind::JobResumed, now).job(id));
         if let Some(entry) = self.jobs.get_mut(id)
             && let Some(job) = entry.job.clone()
         {
@@ -286,7 +286,7 @@ impl Table {
             None => "its backfill is cancelled".to_owned(),
         };
         self.delta.touched.insert(id.clone());
-        self.record(Event::new(EventKind::JobModified, now, self.alias.clone()).job(id).detail(detail));
+        self.record(told(EventKind::JobModified, now).job(id).detail(detail));
         let reply = self.reply(id);
         self.leave_if_exhausted(now, id);
         self.reindex(id);
@@ -313,7 +313,7 @@ impl Table {
             Answer::Broken(reason) => {
                 (entry.state.paused, entry.state.expected_by) = (true, None);
                 self.delta.touched.insert(id.clone());
-                self.record(Event::new(EventKind::JobPaused, now, self.alias.clone()).job(id).detail(reason));
+                self.record(told(EventKind::JobPaused, now).job(id).detail(reason));
             }
         }
         self.leave_if_exhausted(now, id);
@@ -329,7 +329,7 @@ impl Table {
             state.quarantine = Some(reason.clone());
             self.delta.touched.insert(id.clone());
             self.reindex(id);
-            self.record(Event::new(EventKind::JobQuarantined, now, self.alias.clone()).job(id).detail(reason));
+            self.record(told(EventKind::JobQuarantined, now).job(id).detail(reason));
         }
         self.reply(id)
     }

@@ -1,7 +1,7 @@
 //! Claiming what is due: whose turn it is in the line of each executor, and what of a job starts.
 
-use super::{Claimed, TURN_RUNS_MAX, Table, Turned, VISITS_MAX};
-use crate::event::{Event, EventKind};
+use super::{Claimed, TURN_RUNS_MAX, Table, Turned, VISITS_MAX, told};
+use crate::event::EventKind;
 use crate::job::{Alias, Job, JobId, Origin, PendingRun, RunningRun, Status};
 use crate::plan::{FireTimes, plan, plan_backfill};
 use crate::run::{Outcome, RunLogs, SkipReason};
@@ -202,7 +202,7 @@ impl Table {
             entry.state.running.push(running);
         }
         self.delta.touched.insert(job.id.clone());
-        self.record(Event::new(EventKind::JobSubmitted, now, self.alias.clone()).run(&run));
+        self.record(told(EventKind::JobSubmitted, now).run(&run));
         self.live.insert(run.id, run.clone());
         turned.claimed.push(Claimed { run, job: called });
     }
@@ -220,7 +220,7 @@ impl Table {
             _ => EventKind::JobSkipped,
         };
         run.end(now, outcome);
-        self.record(Event::new(kind, now, self.alias.clone()).run(&run));
+        self.record(told(kind, now).run(&run));
         self.delta.ended.push((run, RunLogs::default()));
     }
 }

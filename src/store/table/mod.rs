@@ -168,7 +168,7 @@ impl Table {
             entry.state.running.retain(|run| run.id != running.id);
         }
         self.delta.touched.insert(id.clone());
-        let mut event = Event::new(EventKind::JobInterrupted, now, self.alias.clone()).job(id);
+        let mut event = told(EventKind::JobInterrupted, now).job(id);
         event.run_id = Some(running.id);
         self.record(event.detail("its job cannot be decoded, so no more than this is known of it"));
         self.leave_if_exhausted(now, id);
@@ -240,7 +240,7 @@ impl Table {
         {
             run.state = RunState::Running;
             run.started = Some(started.at);
-            let event = Event::new(EventKind::JobStarted, started.at, self.alias.clone()).run(run);
+            let event = told(EventKind::JobStarted, started.at).run(run);
             self.record(event);
         }
     }
@@ -260,15 +260,15 @@ impl Table {
         run.trim();
         match kind {
             OutcomeKind::Cancelled => {
-                self.record(Event::new(EventKind::JobCancelled, ended, self.alias.clone()).run(&run));
+                self.record(told(EventKind::JobCancelled, ended).run(&run));
             }
             OutcomeKind::Interrupted => {
-                self.record(Event::new(EventKind::JobInterrupted, ended, self.alias.clone()).run(&run));
+                self.record(told(EventKind::JobInterrupted, ended).run(&run));
             }
             _ => {}
         }
         let event = if kind == OutcomeKind::Succeeded { EventKind::JobExecuted } else { EventKind::JobError };
-        self.record(Event::new(event, ended, self.alias.clone()).run(&run));
+        self.record(told(event, ended).run(&run));
         self.settle(ended, &run, kind);
         self.delta.ended.push((run, logs));
     }
@@ -301,7 +301,7 @@ impl Table {
         };
         let room = entry.state.pending.len() < PENDING_MAX;
         if delay.is_some() && !room {
-            let event = Event::new(EventKind::JobRetry, now, self.alias.clone()).run(run);
+            let event = told(EventKind::JobRetry, now).run(run);
             self.record(event.detail(format!("given up: {PENDING_MAX} attempts of this job wait already")));
         } else if let Some(delay) = delay.filter(|_| entry.state.leaving != Some(RemoveReason::Removed)) {
             let attempt = run.attempt + 1;
@@ -313,7 +313,7 @@ impl Table {
                 origin: run.origin,
                 arguments: run.arguments.clone(),
             };
-            let event = Event::new(EventKind::JobRetry, now, self.alias.clone()).run(run);
+            let event = told(EventKind::JobRetry, now).run(run);
             self.record(event.detail(format!("attempt {attempt} at {}", pending.due.to_rfc3339())));
             self.promise(id, pending);
         } else if kind == OutcomeKind::Invalid && run.arguments.is_none() {
@@ -326,7 +326,7 @@ impl Table {
         {
             entry.state.paused = true;
             (entry.state.failures, entry.state.expected_by) = (0, None);
-            let event = Event::new(EventKind::JobPaused, now, self.alias.clone()).job(id);
+            let event = told(EventKind::JobPaused, now).job(id);
             self.record(event.detail("too many runs in a row did not succeed"));
         }
         self.leave_if_exhausted(now, id);
@@ -347,7 +347,7 @@ impl Table {
         }
         if entry.state.running.is_empty() && entry.state.pending.is_empty() && entry.state.backfill.is_none() {
             self.forget(id);
-            let mut event = Event::new(EventKind::JobRemoved, now, self.alias.clone()).job(id);
+            let mut event = told(EventKind::JobRemoved, now).job(id);
             event.reason = Some(reason);
             self.record(event);
         }
@@ -495,4 +495,9 @@ impl Table {
             last_event: self.last_seq,
         }
     }
+}
+
+/// An event of this store, which [`Table::record`] numbers and names.
+fn told(kind: EventKind, time: DateTime<Utc>) -> Event {
+    Event::new(kind, time, Alias::default())
 }

@@ -1,7 +1,7 @@
 //! What a turn sees to besides claiming: plugins to ask, jobs that are late, and the watchdog.
 
-use super::{Table, Turned, VISITS_MAX};
-use crate::event::{Event, EventKind};
+use super::{Table, Turned, VISITS_MAX, told};
+use crate::event::EventKind;
 use crate::job::{Job, JobId, Question, Status};
 use crate::store::Asked;
 use chrono::{DateTime, Utc};
@@ -46,7 +46,7 @@ impl Table {
                 let expected = entry.state.expected_by.take();
                 entry.state.late = true;
                 self.delta.touched.insert(id.clone());
-                let event = Event::new(EventKind::JobLate, now, self.alias.clone()).job(&id);
+                let event = told(EventKind::JobLate, now).job(&id);
                 let by = expected.unwrap_or(now).to_rfc3339();
                 self.record(event.detail(format!("a run should have succeeded by {by}, and none has")));
             }
@@ -104,7 +104,7 @@ impl Table {
             self.ask_after(&job, None);
         }
         self.delta.touched.insert(id.clone());
-        self.record(Event::new(EventKind::StoreError, now, self.alias.clone()).job(id).detail(detail));
+        self.record(told(EventKind::StoreError, now).job(id).detail(detail));
         self.leave_if_exhausted(now, id);
         self.reindex(id);
     }
@@ -113,7 +113,7 @@ impl Table {
     pub(super) fn report_broken(&mut self, now: DateTime<Utc>, id: &JobId) {
         let Some(reason) = self.jobs.get_mut(id).and_then(|entry| entry.state.quarantine.clone()) else { return };
         self.delta.touched.insert(id.clone());
-        self.record(Event::new(EventKind::JobQuarantined, now, self.alias.clone()).job(id).detail(reason));
+        self.record(told(EventKind::JobQuarantined, now).job(id).detail(reason));
         self.reindex(id);
     }
 }
