@@ -2,7 +2,7 @@
 //! earnest. Nothing is called; a run takes as long as the job's runs have taken.
 
 use crate::job::{Alias, Job, JobId, JobState};
-use crate::run::{Outcome, RunId, RunLogs, SkipReason, Usage};
+use crate::run::{Outcome, RunId, SkipReason};
 use crate::store::{Claim, Finished, Table, Turn};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -150,7 +150,7 @@ impl<'a> Clockwork<'a> {
             if let Some(free) = self.executors.remove(&run).and_then(|executor| self.free.get_mut(&executor)) {
                 *free += 1;
             }
-            finished.push(succeeded(run, ended));
+            finished.push(Finished::of(run, ended, Outcome::Succeeded { value: serde_json::Value::Null }));
         }
         let (turned, delta) =
             self.table.turn(Turn { now, finished, claim: Claim::Due, slots: self.free.clone(), ..Turn::default() });
@@ -226,17 +226,5 @@ impl<'a> Clockwork<'a> {
             |job: &SimulatedJob| (Reverse(job.missed + job.skipped), Reverse((job.longest_wait * 1e6) as u64));
         self.report.by_job.sort_by_key(trouble);
         self.report
-    }
-}
-
-fn succeeded(run: RunId, ended: DateTime<Utc>) -> Finished {
-    Finished {
-        run,
-        started: None,
-        ended,
-        outcome: Outcome::Succeeded { value: serde_json::Value::Null },
-        usage: Usage::default(),
-        plugin_digest: None,
-        logs: RunLogs::default(),
     }
 }

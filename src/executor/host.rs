@@ -2,7 +2,7 @@
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::executor::Report;
+use crate::executor::{Began, Report};
 use crate::job::{Job, Limits};
 use crate::run::{Outcome, Run, RunId};
 use crate::sandbox::{Call, Ended, Plugin, Sandbox};
@@ -97,6 +97,28 @@ impl PluginHost {
         }
     }
 
+    /// A run from its beginning to its report. `call` makes the call where the executor makes its
+    /// calls; its error is the text of an internal failure.
+    pub async fn execute<C>(&self, claimed: Claimed, began: Began, call: impl FnOnce(Ready) -> C) -> Report
+    where
+        C: Future<Output = Result<Ended, String>>,
+    {
+        let ready = match self.ready(claimed).await {
+            Ok(ready) => ready,
+            Err(report) => return *report,
+        };
+        let (started, digest) = (ready.started, ready.digest.clone());
+        began.tell(started);
+        let ended = call(ready).await;
+        let mut report = Report::not_started(self.clock.now(), Outcome::Cancelled);
+        (report.started, report.plugin_digest) = (Some(started), Some(digest));
+        match ended {
+            Ok(ended) => (report.outcome, report.usage, report.logs) = (ended.outcome, ended.usage, ended.logs),
+            Err(error) => report.outcome = Outcome::Internal { error },
+        }
+        report
+    }
+
     /// Asks a function when a job fires next, within narrow limits.
     pub async fn next_fire_time(
         &self,
@@ -130,28 +152,9 @@ impl PluginHost {
 }
 
 impl Ready {
-    pub fn started(&self) -> DateTime<Utc> {
-        self.started
-    }
-
-    pub fn digest(&self) -> Arc<str> {
-        self.digest.clone()
-    }
-
     /// Makes the call.
     pub async fn run(self, cancel: CancellationToken) -> Ended {
         let Claimed { run, job } = &self.claimed;
         self.sandbox.call(self.call, run, &job.limits, self.started, &cancel).await
     }
-}
-
-/// The report of a call that was made.
-pub fn report(started: DateTime<Utc>, ended: DateTime<Utc>, digest: Arc<str>, call: Result<Ended, String>) -> Report {
-    let mut report = Report::not_started(ended, Outcome::Cancelled);
-    (report.started, report.plugin_digest) = (Some(started), Some(digest));
-    match call {
-        Ok(ended) => (report.outcome, report.usage, report.logs) = (ended.outcome, ended.usage, ended.logs),
-        Err(error) => report.outcome = Outcome::Internal { error },
-    }
-    report
 }

@@ -1,7 +1,7 @@
 //! The `async` executor: sandboxes in this process, on a tokio runtime of their own, so that a busy
 //! guest cannot hold up the scheduler.
 
-use super::host::{PluginHost, report};
+use super::host::{PluginHost, Ready};
 use super::{Began, Executor, Report};
 use crate::error::{Error, Result};
 use crate::job::Job;
@@ -66,18 +66,14 @@ impl Executor for AsyncExecutor {
     }
 
     async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report {
-        let ready = match self.plugins.ready(claimed).await {
-            Ok(ready) => ready,
-            Err(report) => return *report,
-        };
         let Some(guests) = &self.guests else {
             return Report::not_started(self.plugins.clock().now(), Outcome::Cancelled);
         };
-        let (started, digest) = (ready.started(), ready.digest());
-        began.tell(started);
-        let ended = guests.spawn(ready.run(cancel)).await;
-        let ended = ended.map_err(|error| format!("the host panicked: {error}"));
-        report(started, self.plugins.clock().now(), digest, ended)
+        let call = |ready: Ready| async {
+            let ended = guests.spawn(ready.run(cancel)).await;
+            ended.map_err(|error| format!("the host panicked: {error}"))
+        };
+        self.plugins.execute(claimed, began, call).await
     }
 
     async fn next_fire_time(

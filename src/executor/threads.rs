@@ -1,11 +1,10 @@
 //! The `threadpool` executor: each slot is a thread of its own, so that a plugin that keeps its thread
 //! busy takes nothing from the others but processor time.
 
-use super::host::{PluginHost, Ready, report};
+use super::host::{PluginHost, Ready};
 use super::{Began, Executor, Report};
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::run::Outcome;
 use crate::sandbox::Ended;
 use crate::store::Claimed;
 use crate::trigger::AskedTrigger;
@@ -74,18 +73,13 @@ impl Executor for ThreadPoolExecutor {
     }
 
     async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report {
-        let ready = match self.plugins.ready(claimed).await {
-            Ok(ready) => ready,
-            Err(report) => return *report,
+        let call = async |ready| {
+            let (tell, ended) = oneshot::channel();
+            // Without its threads the sender is dropped, as after a panic.
+            let _ = self.calls.send(Work { ready, cancel, ended: tell });
+            ended.await.map_err(|_| "the host panicked".to_owned())
         };
-        let (started, digest) = (ready.started(), ready.digest());
-        began.tell(started);
-        let (tell, ended) = oneshot::channel();
-        if self.calls.send(Work { ready, cancel, ended: tell }).is_err() {
-            return Report::not_started(self.plugins.clock().now(), Outcome::Cancelled);
-        }
-        let ended = ended.await.map_err(|_| "the host panicked".to_owned());
-        report(started, self.plugins.clock().now(), digest, ended)
+        self.plugins.execute(claimed, began, call).await
     }
 
     async fn next_fire_time(

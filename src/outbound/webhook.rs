@@ -3,8 +3,8 @@
 
 use crate::clock::Clock;
 use crate::delivery::Notice;
-use crate::error::{Error, Result};
-use crate::invalid::Invalid;
+use crate::error::{Error, Result, chain};
+use crate::invalid::{Invalid, printable};
 use crate::listener::{Listener, Secret};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -55,7 +55,7 @@ impl Webhooks {
         if let Some(secret) = secret {
             request = request.header("webhook-signature", signature(secret.reveal(), &id, now, &body));
         }
-        let answer = request.body(body).send().await.map_err(|error| chain(&error.without_url()))?;
+        let answer = request.body(body).send().await.map_err(|error| printable(&chain(&error.without_url()), 400))?;
         let status = answer.status();
         if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
     }
@@ -108,16 +108,6 @@ fn signature(secret: &str, id: &str, now: DateTime<Utc>, body: &str) -> String {
         STANDARD.encode(mac.finalize().into_bytes())
     });
     format!("v1,{}", mac.unwrap_or_default())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    crate::invalid::printable(&text, 400)
 }
 
 #[cfg(test)]

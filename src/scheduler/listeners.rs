@@ -109,7 +109,6 @@ impl Listeners {
     /// Tells a listener again of what is stored after a sequence number.
     pub async fn replay(&self, name: &Alias, after: u64) -> Result<(Listener, Progress)> {
         let _change = self.0.changes.lock().await;
-        self.get(name).await?;
         self.silence(name).await;
         let stored = self.list_stored().await?.into_iter().find(|(listener, _)| listener.name == *name);
         let (listener, progress) = stored.ok_or_else(|| Error::ListenerNotFound(name.clone()))?;

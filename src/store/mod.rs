@@ -74,6 +74,14 @@ pub struct Finished {
     pub logs: RunLogs,
 }
 
+impl Finished {
+    /// The end of a run of which no more is known.
+    pub(crate) fn of(run: RunId, ended: DateTime<Utc>, outcome: Outcome) -> Self {
+        let (usage, logs) = (Usage::default(), RunLogs::default());
+        Finished { run, started: None, ended, outcome, usage, plugin_digest: None, logs }
+    }
+}
+
 /// What to do when a job's id is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

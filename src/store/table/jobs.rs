@@ -95,6 +95,13 @@ impl Cold {
     fn state(&self) -> JobState {
         row::decode(&self.row, |_| None).map(|(state, _)| state).unwrap_or_default()
     }
+
+    /// The definition, and the state, which says why if there is none.
+    fn whole(id: &JobId, mut state: JobState, definitions: Option<&Definitions>) -> (Option<Arc<Job>>, JobState) {
+        let found = definitions.map_or(Err("it is not there".into()), |find| find(id));
+        let job = found.map_err(|reason| state.quarantine = Some(reason)).ok();
+        (job, state)
+    }
 }
 
 impl Jobs {
@@ -136,10 +143,9 @@ impl Jobs {
     pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Entry> {
         let slot = self.slots.get_mut(id)?;
         if let Slot::Cold(cold) = slot {
-            let found = self.definitions.as_ref().map_or(Err("it is not there".into()), |find| find(id));
-            let mut state = cold.state();
-            let job = found.map_err(|reason| state.quarantine = Some(short(reason))).ok();
+            let (job, mut state) = Cold::whole(id, cold.state(), self.definitions.as_ref());
             if job.is_none() {
+                state.quarantine = state.quarantine.map(short);
                 self.broken.push(id.clone());
             }
             let (executor, place, alarm) = (cold.executor.clone(), cold.place, cold.alarm);
@@ -206,32 +212,28 @@ impl Jobs {
     ) -> impl Iterator<Item = (&JobId, Option<Arc<Job>>, JobState)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.slots.range((from, Bound::Unbounded)).filter_map(move |(id, slot)| {
-            // A definition is not looked for in vain.
-            let unwanted = match slot {
-                Slot::Warm(entry) => !wanted(&entry.state),
-                Slot::Cold(cold) => !wanted(&cold.state()),
-            };
-            if unwanted {
-                return None;
-            }
-            let (job, state) = self.copy(id, slot);
+            let (job, state) = self.copy(id, slot, &wanted)?;
             Some((id, job, state))
         })
     }
 
     /// One of them.
     pub fn get(&self, id: &JobId) -> Option<(Option<Arc<Job>>, JobState)> {
-        self.slots.get(id).map(|slot| self.copy(id, slot))
+        self.copy(id, self.slots.get(id)?, &|_| true)
     }
 
-    fn copy(&self, id: &JobId, slot: &Slot) -> (Option<Arc<Job>>, JobState) {
+    /// A job whose state is wanted. The definition of another is not looked for.
+    fn copy(
+        &self,
+        id: &JobId,
+        slot: &Slot,
+        wanted: &impl Fn(&JobState) -> bool,
+    ) -> Option<(Option<Arc<Job>>, JobState)> {
         match slot {
-            Slot::Warm(entry) => (entry.job.clone(), entry.state.clone()),
+            Slot::Warm(entry) => wanted(&entry.state).then(|| (entry.job.clone(), entry.state.clone())),
             Slot::Cold(cold) => {
-                let mut state = cold.state();
-                let found = self.definitions.as_ref().map_or(Err("it is not there".into()), |find| find(id));
-                let job = found.map_err(|reason| state.quarantine = Some(reason)).ok();
-                (job, state)
+                let state = Some(cold.state()).filter(wanted)?;
+                Some(Cold::whole(id, state, self.definitions.as_ref()))
             }
         }
     }

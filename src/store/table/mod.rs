@@ -14,7 +14,7 @@ use super::{Claim, Claimed, Counts, Finished, JobEntry, JobFilter, Reply, Starte
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
 use crate::job::{Alias, Arguments, Job, JobId, JobState, OnInterrupted, PendingRun, RemoveReason, RunningRun, Status};
-use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, Usage};
+use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 pub use jobs::Definitions;
 use jobs::{Entry, Jobs};
@@ -148,15 +148,7 @@ impl Table {
                 None => self.lose(now, &id, &running),
             }
             if !known.contains(&running.id) {
-                self.finish(Finished {
-                    run: running.id,
-                    started: None,
-                    ended: now,
-                    outcome: Outcome::Interrupted,
-                    usage: Usage::default(),
-                    plugin_digest: None,
-                    logs: RunLogs::default(),
-                });
+                self.finish(Finished::of(running.id, now, Outcome::Interrupted));
             }
         }
         (std::mem::take(&mut self.events), std::mem::take(&mut self.delta))
@@ -362,13 +354,9 @@ impl Table {
     /// Takes a job out of every index.
     fn detach(&mut self, id: &JobId) -> Option<JobState> {
         self.leave_line(id);
-        let entry = self.jobs.remove(id)?;
-        if let Some(at) = entry.alarm {
-            self.alarms.remove(&(at, id.clone()));
-        }
-        if let Some(at) = entry.wake {
-            self.wakes.remove(&(at, id.clone()));
-        }
+        let mut entry = self.jobs.remove(id)?;
+        set_time(&mut self.alarms, id, &mut entry.alarm, None);
+        set_time(&mut self.wakes, id, &mut entry.wake, None);
         for pending in &entry.state.pending {
             self.promised.remove(&pending.id);
         }
@@ -420,19 +408,10 @@ impl Table {
         let due = entry.job.as_ref().filter(|_| !entry.waiting).and_then(|job| entry.state.due(job));
         let urgency = (self.now, entry.urgency(self.now));
         entry.place = self.queues.put(&entry.executor, id, entry.place, due, urgency);
-        let alarm = entry.state.expected_by;
-        if alarm != entry.alarm {
-            entry.alarm.map(|at| self.alarms.remove(&(at, id.clone())));
-            alarm.map(|at| self.alarms.insert((at, id.clone())));
-            entry.alarm = alarm;
-        }
+        set_time(&mut self.alarms, id, &mut entry.alarm, entry.state.expected_by);
         let fire = entry.job.as_ref().and_then(|job| entry.state.own_fire(job)).filter(|at| *at > self.now);
         let wake = fire.filter(|_| entry.waiting || entry.state.backfill.is_some());
-        if wake != entry.wake {
-            entry.wake.map(|at| self.wakes.remove(&(at, id.clone())));
-            wake.map(|at| self.wakes.insert((at, id.clone())));
-            entry.wake = wake;
-        }
+        set_time(&mut self.wakes, id, &mut entry.wake, wake);
         if entry.waiting || !entry.state.has_manual() || entry.state.quarantine.is_some() {
             self.manual.remove(id);
         } else if !self.manual.contains(id) {
@@ -494,6 +473,20 @@ impl Table {
             runs,
             last_event: self.last_seq,
         }
+    }
+}
+
+/// Moves a job within an index of times; `held` is where it stands there.
+fn set_time(
+    index: &mut BTreeSet<(DateTime<Utc>, JobId)>,
+    id: &JobId,
+    held: &mut Option<DateTime<Utc>>,
+    new: Option<DateTime<Utc>>,
+) {
+    if *held != new {
+        held.map(|at| index.remove(&(at, id.clone())));
+        new.map(|at| index.insert((at, id.clone())));
+        *held = new;
     }
 }
 
