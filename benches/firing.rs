@@ -5,7 +5,7 @@
 //! `JOBS=10000` makes it smaller.
 
 use chrono::{TimeDelta, Utc};
-use sandclock::sandbox::{Registry, Sandbox};
+use sandclock::sandbox::{AddPlugin, Registry, Sandbox};
 use sandclock::store::{Change, Claim, Conflict, JobStore, MemoryPluginStore, SledOptions, Turn};
 use sandclock::*;
 use std::collections::BTreeMap;
@@ -128,9 +128,13 @@ async fn scheduler(store: Arc<dyn JobStore>) -> Scheduler {
     let sandbox = Arc::new(Sandbox::new(SLOTS, None).unwrap());
     let plugins = Arc::new(MemoryPluginStore::default());
     let registry = Registry::new(sandbox.clone(), plugins.clone(), clock.clone());
-    registry.add("noop".parse().unwrap(), None, wat::parse_str(NO_OP).unwrap()).await.unwrap();
+    registry.add("noop".parse().unwrap(), AddPlugin::default(), wat::parse_str(NO_OP).unwrap()).await.unwrap();
     let options = AsyncOptions { slots: SLOTS, threads: 2 };
-    let executor = AsyncExecutor::new(PluginHost::new(sandbox, plugins, clock.clone()), &options).unwrap();
+    let executor = AsyncExecutor::new(
+        PluginHost::new(sandbox, plugins, Arc::new(sandclock::store::MemorySecretStore::default()), clock.clone()),
+        &options,
+    )
+    .unwrap();
     let scheduler = Scheduler::new(clock);
     scheduler.add_executor(Alias::default(), Arc::new(executor)).await.unwrap();
     scheduler.add_jobstore(Alias::default(), store).await.unwrap();

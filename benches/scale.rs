@@ -107,13 +107,10 @@ async fn turn_cost(name: &str, jobs: usize) -> f64 {
 
 fn finished(run: RunId, now: DateTime<Utc>) -> Finished {
     Finished {
-        run,
         started: Some(now),
-        ended: now,
-        outcome: Outcome::Succeeded { value: json!(null) },
         usage: Usage { fuel_used: Some(1234), memory_peak: Some(65536) },
         plugin_digest: Some("ab".repeat(32).into()),
-        logs: RunLogs::default(),
+        ..Finished::of(run, now, Outcome::Succeeded { value: json!(null) })
     }
 }
 

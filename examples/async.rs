@@ -2,18 +2,35 @@
 //!
 //! `cargo run --example async -- plugins/target/wasm32-wasip2/release/hello.wasm`
 
-use sandclock::config::{App, AppOptions};
+use sandclock::config::{App, AppOptions, Wall};
+use sandclock::sandbox::AddPlugin;
 use sandclock::{AddOptions, AsyncOptions, EventKind, Heard, Job, Result, Trigger};
 use serde_json::json;
+use std::process::ExitCode;
 use std::time::Duration;
 
+fn main() -> ExitCode {
+    // Plugins run in worker processes, which are this program again.
+    if let Some(code) = sandclock::child_main() {
+        return code;
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn run() -> Result<()> {
     let file = std::env::args().nth(1).unwrap_or("plugins/target/wasm32-wasip2/release/hello.wasm".into());
     let component = std::fs::read(&file).map_err(|e| sandclock::Error::host(format!("cannot read {file}"), e))?;
     let home = std::env::temp_dir().join(format!("sandclock-example-{}", std::process::id()));
-    let app = App::open(AppOptions { home: home.clone(), slots: AsyncOptions::SLOTS }).await?;
-    let plugin = app.registry.add("hello".parse()?, None, component).await?;
+    let wall = Wall::Process { strict: false };
+    let app = App::open(AppOptions { home: home.clone(), slots: AsyncOptions::SLOTS, wall }).await?;
+    let plugin = app.registry.add("hello".parse()?, AddPlugin::default(), component).await?;
     println!("registered hello with {} exports", plugin.interface.exports.len());
 
     let mut events = app.scheduler.subscribe(EventKind::JobExecuted | EventKind::JobError);

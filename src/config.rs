@@ -1,13 +1,16 @@
 //! Where the parts are put together: the one place that knows concrete stores and executors.
 
+use crate::child::THIS_PROGRAM;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
-use crate::executor::{ASIDES_MAX, AsyncExecutor, AsyncOptions, Executor, PluginHost, ThreadPoolExecutor};
+use crate::executor::{
+    ASIDES_MAX, AsyncExecutor, AsyncOptions, Executor, PluginHost, PoolOptions, ProcessExecutor, ThreadPoolExecutor,
+};
 use crate::job::Alias;
-use crate::outbound::Outbound;
-use crate::sandbox::{Registry, Sandbox};
+use crate::outbound::{CALLS_MAX, Outbound};
+use crate::sandbox::{Compiler, Registry, Sandbox, SandboxOptions, connect::Direct};
 use crate::scheduler::{Drain, Listeners, Scheduler};
-use crate::store::{ListenerStore, MemoryStore, PluginStore, SledOptions, SledStore};
+use crate::store::{ListenerStore, MemoryStore, PluginStore, SecretStore, SledOptions, SledStore};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +23,7 @@ pub struct App {
     pub registry: Registry,
     /// Listeners that are stored; told while a daemon runs.
     pub listeners: Listeners,
+    pub secrets: Arc<dyn SecretStore>,
     /// The executor `default`; `exec` calls it without a job.
     pub executor: Arc<dyn Executor>,
     pub home: PathBuf,
@@ -27,6 +31,7 @@ pub struct App {
     /// Calls without a job that may go on at one time; the slots are for jobs.
     pub execs: Arc<Semaphore>,
     pub simulations: Arc<Semaphore>,
+    pub wall: Wall,
 }
 
 /// Calls without a job at one time; more wait.
@@ -38,6 +43,17 @@ pub struct AppOptions {
     pub home: PathBuf,
     /// Runs at one time.
     pub slots: usize,
+    pub wall: Wall,
+}
+
+/// What stands between guests and this process, beside the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wall {
+    /// Guests run in worker processes that have locked themselves in. `strict`: or not at all.
+    Process { strict: bool },
+    /// Guests run in this process: a hole in the engine is a hole in it.
+    None,
 }
 
 /// The home directory that is used unless one is given: `sandclock` in the platform's directory for
@@ -56,17 +72,21 @@ pub fn socket_path(home: &Path) -> PathBuf {
 impl App {
     /// Opens the store, starts the engine, and puts a stopped scheduler over them.
     pub async fn open(options: AppOptions) -> Result<Self> {
-        let AppOptions { home, slots } = options;
+        let AppOptions { home, slots, wall } = options;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let node = format!("{}-{}", host_name(), std::process::id());
         let opening = {
             let (home, node, now) = (home.clone(), node.clone(), clock.now());
             move || -> Result<(SledStore, Sandbox)> {
                 let store = SledStore::open(&home, SledOptions { node, ..SledOptions::default() }, now)?;
-                let sandbox = Sandbox::new(
-                    slots + ThreadPoolExecutor::SLOTS + EXECS_MAX + ASIDES_MAX,
-                    Some(&home.join("cache")),
-                )?;
+                let inside = slots + ThreadPoolExecutor::SLOTS + EXECS_MAX + ASIDES_MAX + CALLS_MAX;
+                let sandbox = Sandbox::with(SandboxOptions {
+                    runs: if wall == Wall::None { inside } else { 1 },
+                    cache: Some(home.join("cache")),
+                    compiler: Compiler::child(THIS_PROGRAM.into()),
+                    lines: wall != Wall::None,
+                    ..SandboxOptions::default()
+                })?;
                 Ok((store, sandbox))
             }
         };
@@ -74,30 +94,31 @@ impl App {
         let (store, sandbox) = opened?;
         let (store, sandbox) = (Arc::new(store), Arc::new(sandbox));
         let plugins: Arc<dyn PluginStore> = store.clone();
-        let options = AsyncOptions { slots, ..AsyncOptions::default() };
-        let runner = PluginHost::new(sandbox.clone(), plugins.clone(), clock.clone());
-        let executor: Arc<dyn Executor> = Arc::new(AsyncExecutor::new(runner.clone(), &options)?);
-        let outbound = Outbound::new(runner.clone(), node.clone())?;
-        let threads = ThreadPoolExecutor::new(runner, ThreadPoolExecutor::SLOTS)?;
+        let secrets: Arc<dyn SecretStore> = store.clone();
+        let runner = PluginHost::new(sandbox.clone(), plugins.clone(), secrets.clone(), clock.clone());
+        let (executor, threads) = executors(runner, slots, wall)?;
+        let outbound = Outbound::new(executor.clone(), clock.clone(), node.clone())?;
         let scheduler = Scheduler::new(clock.clone());
         scheduler.add_executor(Alias::default(), executor.clone()).await?;
-        scheduler.add_executor("threadpool".parse()?, Arc::new(threads)).await?;
+        scheduler.add_executor("threadpool".parse()?, threads).await?;
         let listeners: Arc<dyn ListenerStore> = store.clone();
         scheduler.add_jobstore(Alias::default(), store).await?;
         // For jobs that need not outlive the process.
         let memory: Alias = "memory".parse()?;
         scheduler.add_jobstore(memory.clone(), Arc::new(MemoryStore::new(memory, node.clone()))).await?;
-        let registry = Registry::new(sandbox, plugins, clock);
+        let registry = Registry::new(sandbox, plugins, clock).protecting(&home);
         let listeners = Listeners::new(scheduler.clone(), listeners, Arc::new(outbound));
         Ok(App {
             scheduler,
             registry,
             listeners,
+            secrets,
             executor,
             home,
             node,
             execs: Arc::new(Semaphore::new(EXECS_MAX)),
             simulations: Arc::new(Semaphore::new(1)),
+            wall,
         })
     }
 
@@ -106,6 +127,21 @@ impl App {
         self.listeners.stop().await;
         self.scheduler.shutdown(Drain::For(grace)).await
     }
+}
+
+/// The executors `default` and `threadpool`. Behind a wall, both are worker processes, each with slots
+/// of its own.
+fn executors(plugins: PluginHost, slots: usize, wall: Wall) -> Result<(Arc<dyn Executor>, Arc<dyn Executor>)> {
+    let Wall::Process { strict } = wall else {
+        let options = AsyncOptions { slots, ..AsyncOptions::default() };
+        let threads = ThreadPoolExecutor::new(plugins.clone(), ThreadPoolExecutor::SLOTS)?;
+        return Ok((Arc::new(AsyncExecutor::new(plugins, &options)?), Arc::new(threads)));
+    };
+    let workers = slots + ThreadPoolExecutor::SLOTS + EXECS_MAX + ASIDES_MAX + CALLS_MAX;
+    let options = PoolOptions { program: THIS_PROGRAM.into(), workers, strict, connect: Arc::new(Direct::default()) };
+    let executor = ProcessExecutor::new(plugins, slots, options)?;
+    let threads = executor.with_slots(ThreadPoolExecutor::SLOTS);
+    Ok((Arc::new(executor), Arc::new(threads)))
 }
 
 fn host_name() -> String {

@@ -2,6 +2,7 @@
 //! [`Outcome`](crate::Outcome).
 
 use crate::func::{FuncRef, PluginName};
+use crate::grant::{Capability, SecretName};
 use crate::invalid::Invalid;
 use crate::job::{Alias, JobId};
 use crate::run::RunId;
@@ -31,6 +32,14 @@ pub enum Error {
     PluginInUse { name: PluginName, jobs: String },
     #[error("no listener `{0}` (`sandclock listener list` shows them)")]
     ListenerNotFound(Alias),
+    #[error(
+        "plugin `{plugin}` asks for {}, which it is not granted (`sandclock plugin grant {plugin} {}`)",
+        words(missing),
+        flags(missing)
+    )]
+    GrantMissing { plugin: PluginName, missing: Vec<Capability> },
+    #[error("no secret `{0}` (`sandclock secret list` shows them)")]
+    SecretNotFound(SecretName),
     #[error("plugin refused: {reason}")]
     PluginRefused { reason: String },
     #[error("no export `{export}` in plugin `{plugin}` (it has {available})")]
@@ -95,6 +104,8 @@ impl Error {
             Error::VersionNotFound(_) => "version_not_found",
             Error::PluginInUse { .. } => "plugin_in_use",
             Error::ListenerNotFound(_) => "listener_not_found",
+            Error::GrantMissing { .. } => "grant_missing",
+            Error::SecretNotFound(_) => "secret_not_found",
             Error::PluginRefused { .. } => "plugin_refused",
             Error::ExportNotFound { .. } => "export_not_found",
             Error::Invalid(_) => "invalid",
@@ -132,6 +143,14 @@ impl Error {
     pub fn chain(&self) -> String {
         chain(self)
     }
+}
+
+fn words(missing: &[Capability]) -> String {
+    missing.iter().map(|missing| missing.words()).collect::<Vec<_>>().join(" and ")
+}
+
+fn flags(missing: &[Capability]) -> String {
+    missing.iter().map(|missing| missing.flag()).collect::<Vec<_>>().join(" ")
 }
 
 /// An error's message with its causes.

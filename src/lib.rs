@@ -33,19 +33,25 @@
 pub mod bundle;
 mod clock;
 mod event;
+pub mod failure;
 mod func;
+pub mod grant;
 mod invalid;
 mod job;
 mod listener;
 mod plan;
 mod plugin;
 mod run;
+mod secret;
+mod size;
 mod strict_json;
 mod trigger;
+mod values;
 
 pub mod delivery;
 mod error;
 pub mod executor;
+pub mod jail;
 pub mod outbound;
 pub mod sandbox;
 pub mod scheduler;
@@ -58,31 +64,37 @@ pub mod zoneinfo;
 #[doc = include_str!("trigger/GUIDE.md")]
 pub struct TriggerGuide;
 
+mod child;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
 pub mod http;
 
+pub use child::{THIS_PROGRAM, child_main};
 pub use clock::{Clock, SimClock, SystemClock};
 pub use error::{Error, Result, Source};
 pub use event::{Event, EventKind, EventMask};
 pub use executor::{
-    AsyncExecutor, AsyncOptions, Executor, NativeExecutor, NativeResult, PluginHost, ThreadPoolExecutor,
+    AsyncExecutor, AsyncOptions, Executor, NativeExecutor, NativeResult, PluginHost, PoolOptions, ProcessExecutor,
+    ThreadPoolExecutor,
 };
 pub use func::{FuncRef, PluginName, Version};
+pub use grant::{Capability, Grants};
 pub use invalid::{Invalid, printable};
 pub use job::{
     Alias, Arguments, Backfill, Carried, Coalesce, Expect, Job, JobId, JobState, Limits, OnInterrupted, Origin,
     Overlap, PendingRun, Question, RemoveReason, Retry, RunningRun, Status,
 };
-pub use listener::{DeadLetter, Listener, Progress, Secret, Target};
+pub use listener::{DeadLetter, Listener, Progress, Target};
 pub use plan::{FireTimes, Plan, plan};
 pub use plugin::{Export, Import, Interface, Plugin, PluginVersion};
 pub use run::{LogLevel, LogLine, Outcome, OutcomeKind, Run, RunId, RunLogs, RunState, SkipReason, Usage};
 pub use scheduler::{AddOptions, BackgroundScheduler, Drain, Heard, Listeners, Scheduler, SchedulerBuilder};
+pub use secret::Secret;
 pub use store::{Conflict, JobEntry, JobFilter, JobStore, List, MemoryStore, Page, PluginStore, RunFilter, SledStore};
 pub use trigger::{
     AskedTrigger, CalendarInterval, ClockChange, CronFields, Dialect, Dst, Exclusion, Explanation, NextTime,
     OffsetChange, ReadZone, SEARCH_STEPS_MAX, TEXT_MAX as TRIGGER_TEXT_MAX, Trigger, Zone, ZoneSource, parse_duration,
     parse_time,
 };
+pub use values::{ValueChanges, Values};

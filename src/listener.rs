@@ -5,10 +5,10 @@ use crate::event::{Event, EventKind, EventMask};
 use crate::func::FuncRef;
 use crate::invalid::Invalid;
 use crate::job::{Alias, JobId, Limits, Retry};
+use crate::secret::Secret;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
 /// Jobs that a listener may name.
@@ -57,29 +57,6 @@ pub enum Target {
     },
 }
 
-/// A text that is not to be shown, in logs neither.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Secret(text.to_owned())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
 fn patient() -> Retry {
     Retry { max_attempts: 10, ..Retry::default() }
 }
@@ -121,7 +98,7 @@ impl Listener {
         if url.len() > URL_MAX || !url.bytes().all(|b| b.is_ascii_graphic()) {
             return bad(&format!("it must be at most {URL_MAX} visible ASCII characters"));
         }
-        if secret.as_ref().is_some_and(|secret| secret.0.len() < 16) {
+        if secret.as_ref().is_some_and(|secret| secret.reveal().len() < 16) {
             return Err(Invalid::new("secret", "", "it must be at least 16 characters"));
         }
         Ok(())
@@ -142,7 +119,7 @@ impl Listener {
     pub fn redacted(&self) -> Self {
         let mut shown = self.clone();
         if let Target::Webhook { secret: Some(secret), .. } = &mut shown.target {
-            *secret = Secret("(set)".into());
+            *secret = "(set)".into();
         }
         shown
     }

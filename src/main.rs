@@ -8,6 +8,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = sandclock::child_main() {
+        return code;
+    }
     match cli::run(Cli::read()) {
         Ok(code) => code,
         Err(failure) => cli::fail(&failure),

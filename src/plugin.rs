@@ -1,6 +1,7 @@
 //! A plugin as it is registered: a name, and the versions of its component.
 
 use crate::func::{FuncRef, PluginName, Version};
+use crate::grant::{Capability, Grants};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -9,7 +10,8 @@ use std::sync::Arc;
 /// Versions kept of one plugin; registering one more than this drops the oldest that is not current.
 pub const VERSIONS_MAX: usize = 32;
 
-/// A registered plugin. The last version is the current one.
+/// A registered plugin. The last version that was granted all that it asks for is the current one; if
+/// there is none, the last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plugin {
     pub name: PluginName,
@@ -28,6 +30,20 @@ pub struct PluginVersion {
     pub added: DateTime<Utc>,
     #[serde(flatten)]
     pub interface: Interface,
+    /// What it may reach.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub grants: Arc<Grants>,
+    /// It is watched: what it is not granted is linked all the same, denied when it is used, and
+    /// recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
+}
+
+impl PluginVersion {
+    /// What it asks for and was not granted. It cannot be scheduled while there is something.
+    pub fn missing(&self) -> Vec<Capability> {
+        if self.audit { Vec::new() } else { self.grants.missing(&self.interface.asks()) }
+    }
 }
 
 /// What a component offers and what it asks for.
@@ -52,6 +68,23 @@ pub struct Import {
     pub name: String,
     /// In words: `clocks`, `standard output`.
     pub asks_for: String,
+    /// The capability that it needs a grant for, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Capability>,
+}
+
+impl Interface {
+    /// The capabilities that need a grant before it can be scheduled, each once.
+    pub fn asks(&self) -> Vec<Capability> {
+        let mut asks: Vec<Capability> = self.imports.iter().filter_map(|import| import.needs).collect();
+        asks.sort_unstable();
+        asks.dedup();
+        asks
+    }
+}
+
+fn is_none(grants: &Arc<Grants>) -> bool {
+    grants.is_empty()
 }
 
 /// The SHA-256 of a component, in lower-case hexadecimal: what it is stored and pinned by.
@@ -61,7 +94,7 @@ pub fn digest(component: &[u8]) -> String {
 
 impl Plugin {
     pub fn current(&self) -> Option<&PluginVersion> {
-        self.versions.last()
+        self.versions.iter().rfind(|version| version.missing().is_empty()).or(self.versions.last())
     }
 
     /// The version that a func means.

@@ -1,10 +1,12 @@
 //! A run: one recorded execution for one fire time, and what became of it.
 
 use crate::func::FuncRef;
+use crate::grant::Use;
 use crate::job::{Alias, Arguments, Job, JobId, Origin};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,6 +16,9 @@ use ulid::Ulid;
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Longest error text that is stored, in bytes.
 pub const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// Different things beyond computing that one run is recorded to have reached for.
+pub const USES_MAX: usize = 64;
 
 /// A run's id: a ULID, so that ids sort by the time they were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -304,6 +309,9 @@ pub struct Run {
     pub outcome: Option<Outcome>,
     #[serde(flatten)]
     pub usage: Usage,
+    /// What it reached for beyond computing, at most [`USES_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uses: Vec<Use>,
     /// Whether stdout or stderr were kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_logs: bool,
@@ -353,6 +361,7 @@ impl Run {
             state: RunState::Claimed,
             outcome: None,
             usage: Usage::default(),
+            uses: Vec::new(),
             has_logs: false,
         }
     }
@@ -364,6 +373,30 @@ impl Run {
             self.ended = Some(ended);
             self.outcome = Some(outcome);
         }
+    }
+
+    /// What tells failures of the same kind from others: the class, the frames or, without any, the
+    /// error with its numbers left out, and the component. `None` if the run has not failed.
+    pub fn fingerprint(&self) -> Option<String> {
+        let outcome = self.outcome.as_ref().filter(|outcome| outcome.kind().is_failure())?;
+        let mut hash = Sha256::new();
+        hash.update(outcome.kind().as_str());
+        hash.update(self.plugin_digest.as_deref().unwrap_or(self.func.module.as_str()));
+        match outcome {
+            Outcome::Trapped { trap, backtrace, .. } if !backtrace.is_empty() => {
+                hash.update(trap);
+                for frame in backtrace {
+                    // How deep a recursion went differs from run to run.
+                    hash.update(frame.split(" (").next().unwrap_or(frame));
+                    hash.update("\n");
+                }
+            }
+            outcome => {
+                let error = outcome.error().unwrap_or_default();
+                hash.update(error.replace(|c: char| c.is_ascii_digit(), ""));
+            }
+        }
+        Some(hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Cuts what the guest chose the size of to what may be stored.

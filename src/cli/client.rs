@@ -1,7 +1,7 @@
 //! Speaking the HTTP API: over the daemon's socket, or with a router in this process.
 
 use super::{Done, Failure};
-use crate::config::{App, AppOptions, socket_path};
+use crate::config::{App, AppOptions, Wall, socket_path};
 use crate::executor::AsyncOptions;
 use crate::http::{Problem, router};
 use axum::Router;
@@ -35,7 +35,13 @@ impl Client {
             if tokio::net::UnixStream::connect(&socket).await.is_ok() {
                 return Ok(Client::Daemon(socket));
             }
-            match App::open(AppOptions { home: home.clone(), slots: AsyncOptions::SLOTS }).await {
+            match App::open(AppOptions {
+                home: home.clone(),
+                slots: AsyncOptions::SLOTS,
+                wall: Wall::Process { strict: false },
+            })
+            .await
+            {
                 // Another command has it for a moment, or a daemon is about to listen.
                 Err(crate::Error::StoreHeld { .. }) if tries_left > 0 => tokio::time::sleep(OPEN_WAIT).await,
                 opened => {

@@ -66,13 +66,13 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N")]
     fuel: Option<u64>,
     /// Linear memory, such as 64MiB [default: 64MiB]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = crate::size::parse_bytes)]
     memory: Option<u64>,
     /// Wall-clock time, such as 30s [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = crate::trigger::parse_duration)]
     timeout: Option<Duration>,
     /// Kept of each of stdout and stderr, such as 256KiB [default: 256KiB]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = crate::size::parse_bytes)]
     output: Option<u64>,
 }
 
@@ -87,20 +87,6 @@ impl LimitArgs {
         ];
         given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
-}
-
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim() {
-        "" | "B" => 1,
-        "KiB" | "K" => 1 << 10,
-        "MiB" | "M" => 1 << 20,
-        "GiB" | "G" => 1 << 30,
-        _ => return Err("the unit is B, KiB, MiB or GiB".into()),
-    };
-    let number: u64 = number.parse().map_err(|_| "it is a number with a unit, such as 64MiB".to_owned())?;
-    number.checked_mul(factor).ok_or_else(|| "it is too large".into())
 }
 
 pub async fn run(args: ExecArgs, client: &Client, output: Output) -> Done {

@@ -42,6 +42,13 @@ pub enum JobCommand {
     Run(RunArgs),
     /// Remove a job; its runs that go on end first.
     Remove(RemoveArgs),
+    /// Show the key-value state that a job's runs have stored, or clear it.
+    State {
+        id: JobId,
+        /// Forget all of it.
+        #[arg(long)]
+        clear: bool,
+    },
     /// Show a job's runs, newest first.
     History(HistoryArgs),
 }
@@ -258,6 +265,21 @@ pub async fn run(command: JobCommand, client: &Client, output: Output) -> Done {
             output.show(&job, || println!("rescheduled job {}: {text}, next run {}", args.id, next(&job)));
         }
         JobCommand::Backfill(args) => backfill(args, client, output).await?,
+        JobCommand::State { id, clear: true } => {
+            client.delete(&format!("/v1/jobs/{id}/state")).await?;
+            output.show(&Value::Null, || println!("cleared the state of job {id}"));
+        }
+        JobCommand::State { id, clear: false } => {
+            let state: Value = client.get(&format!("/v1/jobs/{id}/state")).await?;
+            output.show(&state, || {
+                for (key, value) in state.as_object().into_iter().flatten() {
+                    let shown = value["text"]
+                        .as_str()
+                        .map_or_else(|| format!("base64 {}", field(value, "base64")), str::to_owned);
+                    println!("{} = {}", crate::invalid::printable(key, 300), crate::invalid::printable(&shown, 400));
+                }
+            });
+        }
         JobCommand::History(args) => {
             let outcome = args.outcome.map_or_else(String::new, |kind| format!("&outcome={kind}"));
             let after = args.after.map_or_else(String::new, |run| format!("&after={run}"));

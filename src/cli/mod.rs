@@ -5,6 +5,7 @@ mod bundle;
 mod client;
 mod events;
 mod exec;
+mod grant;
 mod job;
 mod listener;
 mod output;
@@ -70,6 +71,9 @@ enum Command {
     /// Tell webhooks and plugins of events.
     #[command(subcommand)]
     Listener(listener::ListenerCommand),
+    /// Store secrets that plugins can be granted.
+    #[command(subcommand)]
+    Secret(grant::SecretCommand),
     /// Explain triggers.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
@@ -91,6 +95,8 @@ enum Command {
     Resume,
     /// Say what runs where.
     Status,
+    /// Say what keeps plugins in on this machine, each thing tried.
+    Doctor,
     /// Start anew from the last automatic export when the database is damaged; the damaged files
     /// are kept.
     Recover,
@@ -197,6 +203,8 @@ async fn with_client(command: Command, client: &Client, output: Output) -> Done 
         Command::Events(args) => events::run(args, client, output).await,
         Command::Pause => system::shift(client, output, "pause").await,
         Command::Resume => system::shift(client, output, "resume").await,
+        Command::Secret(command) => grant::secret(command, client, output).await,
+        Command::Doctor => system::doctor(client, output).await,
         Command::Status => system::status(client, output).await,
         Command::Serve(_) | Command::Recover | Command::Completions { .. } => {
             unreachable!("handled without a client")
@@ -204,10 +212,13 @@ async fn with_client(command: Command, client: &Client, output: Output) -> Done 
     }
 }
 
+/// What guests can make them say, at any rate.
+const QUIET: &str = "wasmtime_wasi_http=off,wasmtime_wasi=off,hyper=off,rustls=off";
+
 /// Logs go to stderr; `SANDCLOCK_LOG` says which, such as `info` or `sandclock=debug`.
 fn log_to_stderr(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SANDCLOCK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},{QUIET}")));
     // A second subscriber would be a bug of ours, and the first one keeps working.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }

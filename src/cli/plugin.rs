@@ -1,7 +1,8 @@
 //! `sandclock plugin …`
 
 use super::client::Client;
-use super::output::{Output, bytes, field, short_time, table, time};
+use super::grant::{self, ChangeArgs, GrantArgs, ShowArgs, print_grants, print_jobs};
+use super::output::{Output, bytes, field, query, short_time, table, time};
 use super::project::{BuildArgs, NewArgs};
 use super::{Done, Failure};
 use crate::func::PluginName;
@@ -24,6 +25,10 @@ pub enum PluginCommand {
     List,
     /// Show a plugin's exports with their signatures, and what it asks for.
     Show { name: PluginName },
+    /// Grant a plugin what it may reach beyond computing.
+    Grant(ChangeArgs),
+    /// Show what a plugin was granted, or what its runs turned out to need.
+    Grants(ShowArgs),
     /// Remove a plugin that no job uses.
     Remove { name: PluginName },
 }
@@ -38,12 +43,23 @@ pub struct AddArgs {
     /// A label by which jobs can pin this version, such as `1.4.0`.
     #[arg(long)]
     label: Option<String>,
+    #[command(flatten)]
+    grants: GrantArgs,
+    /// Grant what it asks for as far as flags say; all else is linked, denied when it is used, and
+    /// recorded for `plugin grants --suggest`.
+    #[arg(long)]
+    audit: bool,
+    /// Compile it although it broke the compiler before.
+    #[arg(long)]
+    retry: bool,
 }
 
 pub async fn run(command: PluginCommand, client: &Client, output: Output) -> Done {
     match command {
         PluginCommand::New(_) | PluginCommand::Build(_) => unreachable!("handled without a client"),
         PluginCommand::Add(args) => add(args, client, output).await?,
+        PluginCommand::Grant(args) => grant::change(args, client, output).await?,
+        PluginCommand::Grants(args) => grant::show(args, client, output).await?,
         PluginCommand::List => {
             let list: Value = client.get("/v1/plugins").await?;
             output.show(&list, || print_list(&list));
@@ -86,10 +102,15 @@ async fn add(args: AddArgs, client: &Client, output: Output) -> Done<()> {
         )));
     }
     let component = std::fs::read(&args.file).map_err(|e| Failure::failed(format!("cannot read `{file}`: {e}")))?;
-    let mut path = format!("/v1/plugins/{name}");
+    let mut path = format!("/v1/plugins/{name}?audit={}&retry={}", args.audit, args.retry);
     if let Some(label) = &args.label {
         crate::func::check_label(label).map_err(|reason| crate::Invalid::new("version label", label, reason))?;
-        path.push_str(&format!("?label={}", label.replace('+', "%2B")));
+        path.push_str(&format!("&label={}", query(label)));
+    }
+    let grants = args.grants.grants()?;
+    if !grants.is_empty() {
+        let grants = serde_json::to_string(&grants).map_err(|e| Failure::failed(e.to_string()))?;
+        path.push_str(&format!("&grants={}", query(&grants)));
     }
     let progress = ProgressBar::new_spinner().with_style(
         ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or(ProgressStyle::default_spinner()),
@@ -102,12 +123,7 @@ async fn add(args: AddArgs, client: &Client, output: Output) -> Done<()> {
     output.show(&added, || {
         println!("registered plugin {name}");
         print_version(name.as_str(), &added);
-        for (count, what) in [("quarantined", "do not fit it and are quarantined"), ("released", "fit it and are back")]
-        {
-            if let Some(count) = added[count].as_u64().filter(|count| *count > 0) {
-                println!("{count} jobs {what}");
-            }
-        }
+        print_jobs(&added);
     });
     Ok(())
 }
@@ -149,4 +165,5 @@ fn print_version(name: &str, version: &Value) {
     asks.sort();
     asks.dedup();
     println!("  asks for: {}", if asks.is_empty() { "nothing".into() } else { asks.join(", ") });
+    print_grants(version);
 }

@@ -3,6 +3,7 @@
 
 use super::exec::LimitArgs;
 use crate::func::FuncRef;
+use crate::grant::Pick;
 use crate::invalid::Invalid;
 use crate::job::{Alias, Coalesce, OnInterrupted, Overlap};
 use crate::run::OutcomeKind;
@@ -61,6 +62,13 @@ pub struct PolicyArgs {
     /// And so much more [default: 0s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "expect_every")]
     expect_grace: Option<Duration>,
+    /// Which of its plugin's grants its runs have, such as http:api.example.org, dir:/data:ro,
+    /// env:TZ, state, secret:token; `none` for none. May be repeated [default: all of them]
+    #[arg(long, value_name = "GRANT")]
+    grant: Vec<String>,
+    /// Its runs see a clock that stands at their fire time, and the same random numbers for it
+    #[arg(long)]
+    deterministic: bool,
     /// The executor's alias: default, threadpool [default: default]
     #[arg(long, value_name = "ALIAS")]
     executor: Option<Alias>,
@@ -92,6 +100,8 @@ impl PolicyArgs {
         put("max_catchup", self.max_catchup.map(Value::from));
         put("on_interrupted", self.on_interrupted.map(|policy| json!(policy)));
         put("pause_after", self.pause_after.map(Value::from));
+        put("grants", self.grants()?.map(|grants| json!(grants)));
+        put("deterministic", self.deterministic.then_some(Value::Bool(true)));
         put("executor", self.executor.as_ref().map(|alias| json!(alias)));
         let retry = [
             ("max_attempts", self.retries.map(|retries| json!(retries.saturating_add(1)))),
@@ -111,6 +121,20 @@ impl PolicyArgs {
             fields.insert(name.to_owned(), strict_json::from_slice("--set", value.as_bytes())?);
         }
         Ok(fields)
+    }
+}
+
+impl PolicyArgs {
+    fn grants(&self) -> Result<Option<Vec<Pick>>, Invalid> {
+        if self.grant.is_empty() {
+            return Ok(None);
+        }
+        self.grant
+            .iter()
+            .filter(|grant| *grant != "none")
+            .map(|grant| grant.parse())
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 }
 

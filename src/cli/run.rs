@@ -19,6 +19,15 @@ pub enum RunCommand {
     Show { id: RunId },
     /// Show what a run wrote.
     Logs { id: RunId },
+    /// Show the failures among the newest runs, those of the same kind as one.
+    Failures {
+        /// Only of this job.
+        #[arg(long)]
+        job: Option<JobId>,
+        /// Only runs scheduled at or after this time.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+    },
     /// Make a run end.
     Cancel { id: RunId },
 }
@@ -92,6 +101,18 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
                 }
             });
         }
+        RunCommand::Failures { job, since } => {
+            let mut path = "/v1/failures?".to_owned();
+            if let Some(job) = job {
+                path.push_str(&format!("job={job}&"));
+            }
+            if let Some(since) = since {
+                let since = parse_time(&since, Zone::utc())?;
+                path.push_str(&format!("since={}", since.format("%Y-%m-%dT%H:%M:%S%.6fZ")));
+            }
+            let list: Value = client.get(path.trim_end_matches(['&', '?'])).await?;
+            output.show(&list, || print_failures(&list));
+        }
         RunCommand::Cancel { id } => {
             client.post::<Value>(&format!("/v1/runs/{id}/cancel"), &Value::Null).await?;
             output.show(&Value::Null, || println!("cancelling run {id}"));
@@ -130,6 +151,36 @@ pub fn print_runs(list: &Value) {
     }
 }
 
+/// What a run reached for and got, or was denied.
+pub fn used(run: &Value, denied: bool) -> String {
+    let uses = run["uses"].as_array().into_iter().flatten();
+    let uses = uses.filter(|used| used["denied"].as_bool().unwrap_or(false) == denied);
+    uses.map(|used| field(used, "what")).collect::<Vec<_>>().join(", ")
+}
+
+fn print_failures(list: &Value) {
+    let groups = list["items"].as_array().map_or(&[][..], Vec::as_slice);
+    if groups.is_empty() {
+        println!("no failures");
+        return;
+    }
+    for group in groups {
+        let count = thousands(group["count"].as_u64().unwrap_or(0));
+        println!("{count}x {} {}", field(group, "func"), outcome(&group["outcome"]));
+        for frame in group["outcome"]["backtrace"].as_array().into_iter().flatten() {
+            println!("    in {}", frame.as_str().unwrap_or_default());
+        }
+        let jobs: Vec<&str> = group["jobs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        println!("    first {}, last {}", time(&group["first"]), time(&group["last"]));
+        println!(
+            "    jobs {}; fingerprint {}; see `sandclock run show {}`",
+            jobs.join(", "),
+            field(group, "fingerprint"),
+            field(group, "run")
+        );
+    }
+}
+
 fn duration(run: &Value) -> String {
     let at = |name: &str| run[name].as_str().and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
     let took = at("started").zip(at("ended")).and_then(|(started, ended)| (ended - started).to_std().ok());
@@ -161,6 +212,9 @@ fn show(run: &Value) {
         ("fuel used", run["fuel_used"].as_u64().map_or(String::new(), thousands)),
         ("memory peak", run["memory_peak"].as_u64().map_or(String::new(), bytes)),
         ("outcome", if run["outcome"].is_null() { String::new() } else { outcome(&run["outcome"]) }),
+        ("fingerprint", field(run, "fingerprint")),
+        ("used", used(run, false)),
+        ("was denied", used(run, true)),
     ]);
     for frame in run["outcome"]["backtrace"].as_array().into_iter().flatten() {
         println!("  in {}", frame.as_str().unwrap_or_default());

@@ -1,7 +1,7 @@
 //! `sandclock serve`: the daemon.
 
 use super::{Done, Failure, log_to_stderr};
-use crate::config::{App, AppOptions, socket_path};
+use crate::config::{App, AppOptions, Wall, socket_path};
 use crate::executor::AsyncOptions;
 use crate::http::{router, serve_unix};
 use clap::Args;
@@ -16,6 +16,13 @@ pub struct ServeArgs {
     /// Runs at one time.
     #[arg(long, value_name = "N", default_value_t = AsyncOptions::SLOTS as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     slots: u16,
+    /// Run nothing if a layer of the workers' jail is missing on this machine (`doctor` says which).
+    #[arg(long)]
+    strict: bool,
+    /// Run plugins inside the daemon instead of in locked worker processes: for plugins that are
+    /// trusted.
+    #[arg(long, conflicts_with = "strict")]
+    in_process: bool,
     /// Do not fire jobs, only run what is asked for.
     #[arg(long)]
     paused: bool,
@@ -26,7 +33,8 @@ pub struct ServeArgs {
 
 pub async fn serve(home: PathBuf, args: ServeArgs) -> Done {
     log_to_stderr("info");
-    let app = App::open(AppOptions { home: home.clone(), slots: usize::from(args.slots) }).await?;
+    let wall = if args.in_process { Wall::None } else { Wall::Process { strict: args.strict } };
+    let app = App::open(AppOptions { home: home.clone(), slots: usize::from(args.slots), wall }).await?;
     let listening = |e: std::io::Error| Failure::failed(format!("cannot listen for signals: {e}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(listening)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(listening)?;

@@ -1,7 +1,7 @@
 //! `sandclock status` and `sandclock recover`
 
 use super::client::Client;
-use super::output::{Output, facts};
+use super::output::{Output, facts, field};
 use super::{Done, Failure};
 use crate::http::Status;
 use crate::store::recover as recover_store;
@@ -36,6 +36,33 @@ pub async fn status(client: &Client, output: Output) -> Done {
         ]);
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// Exit code 1 if something is not kept in.
+pub async fn doctor(client: &Client, output: Output) -> Done {
+    let doctor: Value = client.get("/v1/doctor").await?;
+    let status = |entry: &Value| match &entry["status"] {
+        Value::Object(status) => status.iter().next().map_or_else(String::new, |(kind, why)| {
+            format!("{kind}: {}", crate::invalid::printable(why.as_str().unwrap_or_default(), 400))
+        }),
+        status => status.as_str().unwrap_or_default().to_owned(),
+    };
+    let all = || ["layers", "jail"].into_iter().flat_map(|list| doctor[list].as_array().into_iter().flatten());
+    output.show(&doctor, || {
+        let inside = doctor["wall"] == "none";
+        println!("plugins run {}", if inside { "in the daemon's own process" } else { "in locked worker processes" });
+        println!("layers of a worker's jail:");
+        for layer in doctor["layers"].as_array().into_iter().flatten() {
+            println!("  {}: {}\n      stops {}", field(layer, "name"), status(layer), field(layer, "stops"));
+        }
+        println!("what a locked process tried:");
+        for finding in doctor["jail"].as_array().into_iter().flatten() {
+            let refusal = field(finding, "refusal");
+            println!("  {}: {} {refusal}", field(finding, "attempt"), status(finding));
+        }
+    });
+    let sound = all().all(|entry| entry["status"] == "enforced");
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 pub fn recover(home: &Path, output: Output) -> Done {

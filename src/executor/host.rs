@@ -1,29 +1,32 @@
-//! What the executors that run plugins in this process share: from a job to a call in the sandbox.
+//! What the executors that run plugins share: from a job to a call with what it is given.
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::executor::{Began, Report};
+use crate::executor::{Began, Executor, Report};
+use crate::grant::Grants;
 use crate::job::{Job, Limits};
 use crate::run::{Outcome, Run, RunId};
-use crate::sandbox::{Call, Ended, Plugin, Sandbox};
-use crate::store::{Claimed, PluginStore};
+use crate::sandbox::{Call, Ended, Given, Plugin, Sandbox, Setting};
+use crate::store::{Claimed, Component, PluginStore, SecretStore};
 use crate::trigger::{AskedTrigger, Trigger};
+use crate::values::Values;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// What a function that decides when a job fires may use.
 const TRIGGER_LIMITS: Limits =
     Limits { fuel: 50_000_000, memory: 16 << 20, timeout: Duration::from_secs(1), output: 1024 };
 
-/// The sandbox and the plugins that it runs.
+/// The sandbox and the plugins that it runs, with what they are granted.
 #[derive(Clone)]
 pub struct PluginHost {
     sandbox: Arc<Sandbox>,
     store: Arc<dyn PluginStore>,
+    secrets: Arc<dyn SecretStore>,
     clock: Arc<dyn Clock>,
     /// Calls that are no runs.
     asides: Arc<Semaphore>,
@@ -36,110 +39,148 @@ pub const ASIDES_MAX: usize = 8;
 pub struct Ready {
     sandbox: Arc<Sandbox>,
     call: Call,
-    claimed: Claimed,
-    started: DateTime<Utc>,
+    setting: Setting,
     digest: Arc<str>,
 }
 
 impl PluginHost {
-    pub fn new(sandbox: Arc<Sandbox>, store: Arc<dyn PluginStore>, clock: Arc<dyn Clock>) -> Self {
-        PluginHost { sandbox, store, clock, asides: Arc::new(Semaphore::new(ASIDES_MAX)) }
-    }
-
-    pub fn shared_clock(&self) -> Arc<dyn Clock> {
-        self.clock.clone()
+    pub fn new(
+        sandbox: Arc<Sandbox>,
+        store: Arc<dyn PluginStore>,
+        secrets: Arc<dyn SecretStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        PluginHost { sandbox, store, secrets, clock, asides: Arc::new(Semaphore::new(ASIDES_MAX)) }
     }
 
     pub fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
 
-    /// A place for a call that is no run, so that the sandbox has room for it.
-    pub async fn aside(&self) -> Option<SemaphorePermit<'_>> {
-        self.asides.acquire().await.ok()
+    /// The component that a job means, and the part of its grants that the job has. Errors: it asks
+    /// for more than it is granted, or the job names what is not.
+    pub async fn resolve(&self, job: &Job) -> Result<(Component, Arc<Grants>)> {
+        let component = self.store.resolve(&job.func).await?;
+        let missing = |missing| Error::GrantMissing { plugin: job.func.module.clone(), missing };
+        if !component.missing.is_empty() {
+            return Err(missing(component.missing));
+        }
+        let Some(picks) = &job.grants else {
+            let grants = component.grants.clone();
+            return Ok((component, grants));
+        };
+        Ok((component.clone(), Arc::new(component.grants.narrowed(picks)?)))
     }
 
-    /// The component that a job means, loaded.
-    async fn plugin(&self, job: &Job) -> Result<Arc<Plugin>> {
-        let digest = self.store.resolve(&job.func).await?;
-        if let Some(loaded) = self.sandbox.loaded(&digest) {
+    /// What a run of the job is given.
+    pub async fn given(&self, component: &Component, grants: Arc<Grants>, values: Arc<Values>) -> Result<Given> {
+        let mut given = Given { values, audit: component.audit, ..Given::default() };
+        for secret in &grants.secrets {
+            if let Some(value) = self.secrets.secret(&secret.name).await? {
+                given.secrets.insert(secret.name.clone(), value);
+            }
+        }
+        given.grants = grants;
+        Ok(given)
+    }
+
+    /// Compiled code of a component, for another process.
+    pub async fn code(&self, digest: &Arc<str>) -> Result<Vec<u8>> {
+        let bytes = self.component(digest).await?;
+        let (sandbox, digest) = (self.sandbox.clone(), digest.clone());
+        let work = move || sandbox.code(&digest, &bytes);
+        tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("compiling a plugin broke off", e))?
+    }
+
+    async fn component(&self, digest: &str) -> Result<Vec<u8>> {
+        self.store.component(digest).await?.ok_or_else(|| Error::PluginRefused {
+            reason: format!("component {digest} is missing or damaged (register it again)"),
+        })
+    }
+
+    async fn load(&self, digest: &Arc<str>) -> Result<Arc<Plugin>> {
+        if let Some(loaded) = self.sandbox.loaded(digest) {
             return Ok(loaded);
         }
-        let bytes = self.store.component(&digest).await?.ok_or_else(|| Error::PluginRefused {
-            reason: format!("the component of `{}` is missing or damaged (register it again)", job.func.module),
-        })?;
-        let sandbox = self.sandbox.clone();
-        let load = move || sandbox.load(&digest, &bytes);
-        tokio::task::spawn_blocking(load).await.map_err(|e| Error::host("loading a plugin broke off", e))?
+        let bytes = self.component(digest).await?;
+        let (sandbox, digest) = (self.sandbox.clone(), digest.clone());
+        let work = move || sandbox.load(&digest, &bytes);
+        tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("loading a plugin broke off", e))?
     }
 
-    /// The job's function with its arguments.
-    pub async fn bind(&self, job: &Job) -> Result<(Arc<Plugin>, Call)> {
-        let plugin = self.plugin(job).await?;
-        let call = plugin.bind(job)?;
-        Ok((plugin, call))
+    /// Whether the job's function exists, its arguments fit, and its plugin may run.
+    pub async fn check(&self, job: &Job) -> Result<()> {
+        let (component, _) = self.resolve(job).await?;
+        self.load(&component.digest).await?.bind(job).map(|_| ())
     }
 
-    /// What is needed to start a run now; the report of a run that cannot.
-    pub async fn ready(&self, claimed: Claimed) -> std::result::Result<Ready, Box<Report>> {
-        match self.bind(&claimed.job).await {
-            Ok((plugin, call)) => {
-                let (sandbox, digest) = (self.sandbox.clone(), plugin.digest().clone());
-                Ok(Ready { sandbox, call, claimed, started: self.clock.now(), digest })
-            }
-            Err(error) => {
-                let outcome = match error {
-                    error if error.is_host() => Outcome::Internal { error: error.chain() },
-                    error => Outcome::Invalid { error: error.to_string() },
-                };
-                Err(Box::new(Report::not_started(self.clock.now(), outcome)))
-            }
-        }
+    /// What is needed to start a run now.
+    async fn ready(&self, claimed: Claimed) -> Result<Ready> {
+        let Claimed { run, job, values } = claimed;
+        let (component, grants) = self.resolve(&job).await?;
+        let call = self.load(&component.digest).await?.bind(&job)?;
+        let given = self.given(&component, grants, values).await?;
+        let setting = Setting::new(&run, &job, self.clock.now()).given(given);
+        Ok(Ready { sandbox: self.sandbox.clone(), call, setting, digest: component.digest })
     }
 
-    /// A run from its beginning to its report. `call` makes the call where the executor makes its
-    /// calls; its error is the text of an internal failure.
+    /// The report of a run that cannot start.
+    pub fn cannot(&self, error: &Error) -> Report {
+        let outcome = match error {
+            error if error.is_host() => Outcome::Internal { error: error.chain() },
+            error => Outcome::Invalid { error: error.to_string() },
+        };
+        Report::not_started(self.clock.now(), outcome)
+    }
+
+    /// The report of a run that was started.
+    pub fn report(&self, started: DateTime<Utc>, digest: Arc<str>, ended: Ended) -> Report {
+        let Ended { outcome, usage, logs, uses, values } = ended;
+        let (started, plugin_digest) = (Some(started), Some(digest));
+        Report { started, ended: self.clock.now(), outcome, usage, plugin_digest, logs, uses, values }
+    }
+
+    /// A run from its beginning to its report, in this process. `call` makes the call where the
+    /// executor makes its calls; its error is the text of an internal failure.
     pub async fn execute<C>(&self, claimed: Claimed, began: Began, call: impl FnOnce(Ready) -> C) -> Report
     where
         C: Future<Output = Result<Ended, String>>,
     {
         let ready = match self.ready(claimed).await {
             Ok(ready) => ready,
-            Err(report) => return *report,
+            Err(error) => return self.cannot(&error),
         };
-        let (started, digest) = (ready.started, ready.digest.clone());
+        let (started, digest) = (ready.setting.started, ready.digest.clone());
         began.tell(started);
         let ended = call(ready).await;
-        let mut report = Report::not_started(self.clock.now(), Outcome::Cancelled);
-        (report.started, report.plugin_digest) = (Some(started), Some(digest));
-        match ended {
-            Ok(ended) => (report.outcome, report.usage, report.logs) = (ended.outcome, ended.usage, ended.logs),
-            Err(error) => report.outcome = Outcome::Internal { error },
-        }
-        report
+        let ended = ended.unwrap_or_else(|error| Ended::without_a_call(Outcome::Internal { error }));
+        self.report(started, digest, ended)
     }
 
-    /// Asks a function when a job fires next, within narrow limits.
+    /// Asks a function when a job fires next, within narrow limits. `executor` runs it as a run.
     pub async fn next_fire_time(
         &self,
         trigger: &AskedTrigger,
         previous: Option<DateTime<Utc>>,
         from: DateTime<Utc>,
+        executor: &dyn Executor,
     ) -> Result<Option<DateTime<Utc>>> {
         let mut job = Job::new("trigger".parse()?, trigger.func.clone(), Trigger::now());
         let previous = previous.map_or(Value::Null, |at| at.timestamp_millis().into());
         job.args = vec![previous, from.timestamp_millis().into(), trigger.parameters.clone().into()];
         job.limits = TRIGGER_LIMITS;
-        let (plugin, call) = self.bind(&job).await?;
         let failed = |reason: String| Error::TriggerFailed(format!("`{}` {reason}", trigger.func));
-        if !plugin.is_pure() {
+        if !self.store.resolve(&job.func).await?.pure {
             let reason = "is of a plugin with imports, and a trigger has none (see `wit/`, world `trigger`)";
             return Err(failed(reason.into()));
         }
-        let _place = self.aside().await;
+        self.check(&job).await?;
+        // Never closed, so this only waits.
+        let _place = self.asides.acquire().await;
         let run = Run::claimed(RunId(ulid::Ulid::nil()), &job, from, "local".into());
-        let ended = self.sandbox.call(call, &run, &job.limits, from, &CancellationToken::new()).await;
-        let milliseconds = match ended.outcome {
+        let claimed = Claimed { run, job: job.into(), values: Arc::default() };
+        let report = executor.execute(claimed, Began::new(|_| ()), CancellationToken::new()).await;
+        let milliseconds = match report.outcome {
             Outcome::Succeeded { value: Value::Null } => return Ok(None),
             Outcome::Succeeded { value } => value.as_i64().ok_or_else(|| failed(format!("answered {value}")))?,
             outcome => {
@@ -154,7 +195,6 @@ impl PluginHost {
 impl Ready {
     /// Makes the call.
     pub async fn run(self, cancel: CancellationToken) -> Ended {
-        let Claimed { run, job } = &self.claimed;
-        self.sandbox.call(self.call, run, &job.limits, self.started, &cancel).await
+        self.sandbox.call(self.call, &self.setting, &cancel).await
     }
 }

@@ -4,18 +4,22 @@
 mod host;
 mod native;
 mod pool;
+mod process;
 mod threads;
 
 pub use host::{ASIDES_MAX, PluginHost};
 pub use native::{NativeExecutor, NativeResult};
 pub use pool::{AsyncExecutor, AsyncOptions};
+pub use process::{PoolOptions, ProcessExecutor, worker};
 pub use threads::ThreadPoolExecutor;
 
 use crate::error::{Error, Result};
+use crate::grant::Use;
 use crate::job::Job;
 use crate::run::{Outcome, RunLogs, Usage};
 use crate::store::Claimed;
 use crate::trigger::AskedTrigger;
+use crate::values::ValueChanges;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -31,12 +35,25 @@ pub struct Report {
     pub usage: Usage,
     pub plugin_digest: Option<Arc<str>>,
     pub logs: RunLogs,
+    /// What it reached for beyond computing.
+    pub uses: Vec<Use>,
+    /// What it changed of its job's state; stored if it succeeded.
+    pub values: ValueChanges,
 }
 
 impl Report {
     /// The report of a run that never began.
     pub fn not_started(ended: DateTime<Utc>, outcome: Outcome) -> Self {
-        Report { started: None, ended, outcome, usage: Usage::default(), plugin_digest: None, logs: RunLogs::default() }
+        Report {
+            started: None,
+            ended,
+            outcome,
+            usage: Usage::default(),
+            plugin_digest: None,
+            logs: RunLogs::default(),
+            uses: Vec::new(),
+            values: ValueChanges::default(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::func::FuncRef;
 use crate::job::Job;
-use crate::run::{ERROR_BYTES_MAX, Outcome, RunLogs, Usage, cut};
+use crate::run::{ERROR_BYTES_MAX, Outcome, cut};
 use crate::store::Claimed;
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -84,14 +84,7 @@ impl Executor for NativeExecutor {
             },
         };
         let ended = self.clock.now();
-        Report {
-            started: Some(started),
-            ended,
-            outcome,
-            usage: Usage::default(),
-            plugin_digest: None,
-            logs: RunLogs::default(),
-        }
+        Report { started: Some(started), ..Report::not_started(ended, outcome) }
     }
 }
 

@@ -62,7 +62,7 @@ impl Executor for AsyncExecutor {
     }
 
     async fn check(&self, job: &Job) -> Result<()> {
-        self.plugins.bind(job).await.map(|_| ())
+        self.plugins.check(job).await
     }
 
     async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report {
@@ -82,7 +82,7 @@ impl Executor for AsyncExecutor {
         previous: Option<DateTime<Utc>>,
         from: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>> {
-        self.plugins.next_fire_time(trigger, previous, from).await
+        self.plugins.next_fire_time(trigger, previous, from, self).await
     }
 }
 

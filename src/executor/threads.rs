@@ -69,7 +69,7 @@ impl Executor for ThreadPoolExecutor {
     }
 
     async fn check(&self, job: &Job) -> Result<()> {
-        self.plugins.bind(job).await.map(|_| ())
+        self.plugins.check(job).await
     }
 
     async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report {
@@ -88,6 +88,6 @@ impl Executor for ThreadPoolExecutor {
         previous: Option<DateTime<Utc>>,
         from: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>> {
-        self.plugins.next_fire_time(trigger, previous, from).await
+        self.plugins.next_fire_time(trigger, previous, from, self).await
     }
 }

@@ -8,6 +8,7 @@ use crate::error::Result as AppResult;
 use crate::invalid::Invalid;
 use crate::job::Alias;
 use crate::plugin::{Plugin, digest};
+use crate::sandbox::AddPlugin;
 use crate::scheduler::{AddOptions, ImportOptions, ImportResult, ImportedJob};
 use crate::store::Conflict;
 use crate::strict_json;
@@ -125,11 +126,13 @@ async fn import_plugin(
                 ImportedJob::refused(id, "its component is not the one that its digest names")
             }
             _ if options.dry_run => done(ImportResult::Added),
-            (Some(bytes), _) => match app.registry.add(plugin.name.clone(), version.label.clone(), bytes).await {
-                Ok(_) => done(ImportResult::Added),
-                Err(error) if error.is_host() => return Err(error),
-                Err(error) => ImportedJob::refused(id, error.to_string()),
-            },
+            (Some(bytes), _) => {
+                match app.registry.add(plugin.name.clone(), labelled(version.label.clone()), bytes).await {
+                    Ok(_) => done(ImportResult::Added),
+                    Err(error) if error.is_host() => return Err(error),
+                    Err(error) => ImportedJob::refused(id, error.to_string()),
+                }
+            }
         });
     }
     if let Some(current) = plugin.current().filter(|_| !options.dry_run)
@@ -137,11 +140,17 @@ async fn import_plugin(
     {
         // The newest is the current one here too, whatever was there before.
         if let Some(bytes) = app.registry.component(&current.digest).await? {
-            app.registry.add(plugin.name.clone(), None, bytes).await?;
+            app.registry.add(plugin.name.clone(), labelled(None), bytes).await?;
         }
         app.scheduler.plugin_added(&plugin.name, &current.digest).await?;
     }
     Ok(imported)
+}
+
+/// A version as it comes in: with the grants that the one before it has here, never those of the file,
+/// which are for the operator of this machine to give.
+fn labelled(label: Option<String>) -> AddPlugin {
+    AddPlugin { label, ..AddPlugin::default() }
 }
 
 /// What APScheduler 3's `export_jobs` wrote.

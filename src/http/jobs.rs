@@ -3,6 +3,7 @@
 use super::problem::Problem;
 use crate::config::App;
 use crate::func::{FuncRef, PluginName};
+use crate::grant::Pick;
 use crate::invalid::Invalid;
 use crate::job::{
     Alias, Arguments, Coalesce, Expect, Job, JobId, Limits, OnInterrupted, Origin, Overlap, PendingRun, Retry, Status,
@@ -17,6 +18,8 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -51,6 +54,10 @@ pub struct JobSpec {
     pub retry: Retry,
     pub on_interrupted: OnInterrupted,
     pub limits: Limits,
+    /// Which of its plugin's grants it has; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Vec<Pick>>,
+    pub deterministic: bool,
     pub pause_after: Option<u32>,
     pub priority: i8,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +89,7 @@ impl JobSpec {
         job.max_instances = self.max_instances.unwrap_or(job.max_instances);
         (job.overlap, job.retry, job.on_interrupted) = (self.overlap, self.retry, self.on_interrupted);
         (job.limits, job.pause_after) = (self.limits, self.pause_after);
+        (job.grants, job.deterministic) = (self.grants, self.deterministic);
         (job.tags, job.metadata) = (self.tags, self.metadata);
         (job.priority, job.expect) = (self.priority, self.expect);
         Ok((job, AddOptions { conflict: self.on_conflict, paused: self.paused }))
@@ -249,6 +257,30 @@ pub async fn run(
         }
     };
     Ok((StatusCode::ACCEPTED, Json(RunAsked { run_id })))
+}
+
+/// A value of a job's state: text, or base64 if it is none.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ValueView {
+    Text(String),
+    Base64(String),
+}
+
+/// A job's own key-value state.
+pub async fn state(State(app): State<App>, Path(id): Path<String>) -> Result<Json<impl Serialize>, Problem> {
+    let values = app.scheduler.get_values(&id.parse()?).await?;
+    let view = |value: Vec<u8>| match String::from_utf8(value) {
+        Ok(text) => ValueView::Text(text),
+        Err(error) => ValueView::Base64(STANDARD.encode(error.as_bytes())),
+    };
+    let values: BTreeMap<String, ValueView> = values.into_iter().map(|(key, value)| (key, view(value))).collect();
+    Ok(Json(values))
+}
+
+pub async fn clear_state(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    app.scheduler.clear_values(&id.parse()?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Changes the fields that are given, all or none.

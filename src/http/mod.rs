@@ -2,18 +2,23 @@
 //! the same router inside its own process. No rule about jobs lives here.
 
 mod bundle;
+mod doctor;
 mod events;
+mod grants;
 mod jobs;
 mod listeners;
 mod plugins;
 mod problem;
 mod runs;
+mod secrets;
 mod simulate;
 mod system;
 #[cfg(unix)]
 mod unix;
 
+pub use doctor::Doctor;
 pub use events::Follow;
+pub use grants::GrantSpec;
 pub use jobs::{BackfillSpec, JobSpec};
 pub use listeners::{ListenerSpec, ReplaySpec};
 pub use problem::Problem;
@@ -28,7 +33,7 @@ use crate::job::Alias;
 use crate::sandbox::COMPONENT_BYTES_MAX;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use std::collections::BTreeMap;
 
 /// Largest body of a request, in bytes; plugins have their own limit.
@@ -45,8 +50,13 @@ pub fn router(app: App) -> Router {
                 .put(plugins::add)
                 .layer(DefaultBodyLimit::max(COMPONENT_BYTES_MAX + 1)),
         )
+        .route("/v1/plugins/{name}/grants", get(grants::show).put(grants::put))
+        .route("/v1/plugins/{name}/suggestion", get(grants::suggestion))
+        .route("/v1/secrets", get(secrets::list))
+        .route("/v1/secrets/{name}", put(secrets::put).delete(secrets::remove))
         .route("/v1/jobs", get(jobs::list).post(jobs::add).delete(jobs::remove_all))
         .route("/v1/jobs/{id}", get(jobs::show).patch(jobs::modify).delete(jobs::remove))
+        .route("/v1/jobs/{id}/state", get(jobs::state).delete(jobs::clear_state))
         .route("/v1/jobs/{id}/pause", post(jobs::pause))
         .route("/v1/jobs/{id}/resume", post(jobs::resume))
         .route("/v1/jobs/{id}/run", post(jobs::run))
@@ -63,6 +73,7 @@ pub fn router(app: App) -> Router {
         )
         .route("/v1/apply", post(bundle::apply).layer(DefaultBodyLimit::max(bundle::BUNDLE_BYTES_MAX)))
         .route("/v1/exec", post(runs::exec))
+        .route("/v1/failures", get(runs::failures))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{id}", get(runs::show))
         .route("/v1/runs/{id}/logs", get(runs::logs))
@@ -71,6 +82,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/triggers/preview", post(system::preview))
         .route("/v1/status", get(system::status))
+        .route("/v1/doctor", get(doctor::doctor))
         .route("/v1/scheduler/pause", post(system::pause))
         .route("/v1/scheduler/resume", post(system::resume))
         .fallback(problem::no_route)

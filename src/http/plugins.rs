@@ -4,9 +4,12 @@ use super::problem::Problem;
 use crate::config::App;
 use crate::error::{Error, Result as AppResult};
 use crate::func::PluginName;
+use crate::grant::{Capability, Grants};
 use crate::listener::Target;
 use crate::plugin::{Plugin, PluginVersion};
+use crate::sandbox::AddPlugin;
 use crate::store::{JobFilter, List, Page};
+use crate::strict_json;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -14,22 +17,40 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-/// What became of a registration.
+/// What became of a registration, or of a change of grants.
 #[derive(Serialize)]
 pub struct Added {
     name: PluginName,
     #[serde(flatten)]
     version: PluginVersion,
+    /// What it asks for and is not granted: it cannot be scheduled, and the version before it stays
+    /// the current one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<Capability>,
     /// Jobs that do not fit this version and are quarantined now.
     quarantined: usize,
     /// Quarantined jobs that fit it and are back.
     released: usize,
 }
 
+impl Added {
+    /// Looks at the plugin's jobs again.
+    pub async fn of(app: &App, name: PluginName, version: PluginVersion) -> AppResult<Self> {
+        let (quarantined, released) = app.scheduler.plugin_added(&name, &version.digest).await?;
+        Ok(Added { missing: version.missing(), name, version, quarantined, released })
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddQuery {
     label: Option<String>,
+    /// As JSON. Default what the version before it has, as far as this one asks for it.
+    grants: Option<String>,
+    #[serde(default)]
+    audit: bool,
+    #[serde(default)]
+    retry: bool,
 }
 
 pub async fn add(
@@ -39,10 +60,12 @@ pub async fn add(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<Added>), Problem> {
     let name: PluginName = name.parse()?;
-    let Query(AddQuery { label }) = query?;
-    let version = app.registry.add(name.clone(), label, body?.to_vec()).await?;
-    let (quarantined, released) = app.scheduler.plugin_added(&name, &version.digest).await?;
-    Ok((StatusCode::CREATED, Json(Added { name, version, quarantined, released })))
+    let Query(AddQuery { label, grants, audit, retry }) = query?;
+    let grants: Option<Grants> =
+        grants.map(|grants| strict_json::from_slice("grants", grants.as_bytes())).transpose()?;
+    let add = AddPlugin { label, grants, audit, retry };
+    let version = app.registry.add(name.clone(), add, body?.to_vec()).await?;
+    Ok((StatusCode::CREATED, Json(Added::of(&app, name, version).await?)))
 }
 
 pub async fn list(State(app): State<App>) -> Result<Json<List<Plugin>>, Problem> {

@@ -3,10 +3,12 @@
 use super::problem::Problem;
 use crate::config::App;
 use crate::executor::{Began, Report};
+use crate::failure::{self, FailureGroup};
 use crate::func::FuncRef;
+use crate::grant::Use;
 use crate::job::{Alias, Job, JobId, Limits, Origin};
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
-use crate::store::{Claimed, List, Page, RunFilter};
+use crate::store::{Claimed, List, PAGE_MAX, Page, RunFilter};
 use crate::strict_json;
 use crate::trigger::Trigger;
 use axum::Json;
@@ -20,6 +22,9 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Runs that are looked at for their failures.
+const FAILURES_RUNS_MAX: usize = 20_000;
 
 /// Longest that a request waits for a run to end; the caller asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -57,17 +62,61 @@ pub struct ShowQuery {
     wait: bool,
 }
 
+/// A run as answers show it.
+#[derive(Serialize)]
+pub struct RunView {
+    #[serde(flatten)]
+    run: Run,
+    /// The same for failures of the same kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
+}
+
+impl From<Run> for RunView {
+    fn from(run: Run) -> Self {
+        RunView { fingerprint: run.fingerprint(), run }
+    }
+}
+
 pub async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
     query: Result<Query<ShowQuery>, QueryRejection>,
-) -> Result<Json<Run>, Problem> {
+) -> Result<Json<RunView>, Problem> {
     let id: RunId = id.parse()?;
     let Query(ShowQuery { wait }) = query?;
     if wait && let Ok(run) = tokio::time::timeout(WAIT_MAX, app.scheduler.wait_run(id)).await {
-        return Ok(Json(run?));
+        return Ok(Json(run?.into()));
     }
-    Ok(Json(app.scheduler.get_run(id).await?))
+    Ok(Json(app.scheduler.get_run(id).await?.into()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailuresQuery {
+    job: Option<JobId>,
+    since: Option<DateTime<Utc>>,
+    jobstore: Option<Alias>,
+}
+
+/// The failures among the newest runs, grouped.
+pub async fn failures(
+    State(app): State<App>,
+    query: Result<Query<FailuresQuery>, QueryRejection>,
+) -> Result<Json<List<FailureGroup>>, Problem> {
+    let Query(query) = query?;
+    let filter = RunFilter { job: query.job, since: query.since, ..RunFilter::default() };
+    let mut page = Page { after: None, limit: PAGE_MAX };
+    let mut runs = Vec::new();
+    loop {
+        let list = app.scheduler.list_runs(&query.jobstore.clone().unwrap_or_default(), &filter, &page).await?;
+        runs.extend(list.items);
+        page.after = list.next;
+        if page.after.is_none() || runs.len() >= FAILURES_RUNS_MAX {
+            break;
+        }
+    }
+    Ok(Json(List { items: failure::group(runs.into_iter()), next: None }))
 }
 
 pub async fn logs(State(app): State<App>, Path(id): Path<String>) -> Result<Json<RunLogs>, Problem> {
@@ -102,6 +151,8 @@ pub struct Executed {
     duration: f64,
     #[serde(flatten)]
     logs: RunLogs,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    uses: Vec<Use>,
 }
 
 /// Calls a function now, in a sandbox with its limits, without a job and without history. Its
@@ -120,9 +171,9 @@ pub async fn exec(State(app): State<App>, body: Result<Bytes, BytesRejection>) -
     // A caller that goes away takes the call with it.
     let cancel = CancellationToken::new();
     let _gone = cancel.clone().drop_guard();
-    let claimed = Claimed { run, job: Arc::new(job) };
-    let Report { started, ended, outcome, usage, logs, .. } =
+    let claimed = Claimed { run, job: Arc::new(job), values: Arc::default() };
+    let Report { started, ended, outcome, usage, logs, uses, .. } =
         app.executor.execute(claimed, Began::new(|_| ()), cancel).await;
     let duration = started.map_or(0.0, |started| (ended - started).as_seconds_f64());
-    Ok(Json(Executed { outcome, usage, duration, logs }))
+    Ok(Json(Executed { outcome, usage, duration, logs, uses }))
 }

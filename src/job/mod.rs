@@ -14,6 +14,7 @@ pub use state::{
 };
 
 use crate::func::{FuncRef, text_form};
+use crate::grant::{GRANTS_MAX, Pick};
 use crate::invalid::Invalid;
 use crate::trigger::Trigger;
 use chrono::{DateTime, Utc};
@@ -151,6 +152,13 @@ pub struct Job {
     pub on_interrupted: OnInterrupted,
     #[serde(default)]
     pub limits: Limits,
+    /// Which of its plugin's grants its runs have. Default all of them; never more.
+    #[serde(default)]
+    pub grants: Option<Vec<Pick>>,
+    /// Its runs see a clock that stands at their fire time, and random numbers that depend on job and
+    /// fire time alone. Default no.
+    #[serde(default)]
+    pub deterministic: bool,
     /// Pause the job after this many runs in a row that did not succeed. Default never.
     #[serde(default)]
     pub pause_after: Option<u32>,
@@ -193,6 +201,8 @@ impl Job {
             retry: Retry::default(),
             on_interrupted: OnInterrupted::default(),
             limits: Limits::default(),
+            grants: None,
+            deterministic: false,
             pause_after: None,
             expect: None,
             tags: BTreeMap::new(),
@@ -233,6 +243,8 @@ impl Job {
         self.trigger.validate()?;
         self.retry.validate()?;
         self.validate_limits()?;
+        let picks = self.grants.as_ref().map_or(0, Vec::len);
+        within("grants", "", picks, 0, GRANTS_MAX * 4, "grants")?;
         within("tags", "", self.tags.len(), 0, TAGS_MAX, "tags")?;
         for (key, value) in &self.tags {
             within("tag", key, key.len(), 1, 64, "bytes")?;

@@ -2,28 +2,39 @@
 
 mod webhook;
 
+use crate::clock::Clock;
 use crate::delivery::{Delivery, Notice};
 use crate::error::Result;
-use crate::executor::PluginHost;
+use crate::executor::{Began, Executor};
 use crate::job::Job;
 use crate::listener::{Listener, Target};
 use crate::run::{Outcome, Run, RunId};
+use crate::store::Claimed;
 use crate::trigger::Trigger;
 use async_trait::async_trait;
 use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use webhook::Webhooks;
 
 /// Delivers to every kind of target.
 pub struct Outbound {
     webhooks: Webhooks,
-    plugins: PluginHost,
+    /// Runs listeners that are plugins.
+    executor: Arc<dyn Executor>,
+    clock: Arc<dyn Clock>,
     node: String,
+    calls: Semaphore,
 }
 
+/// Calls of listeners that may go on at one time; more wait.
+pub const CALLS_MAX: usize = 8;
+
 impl Outbound {
-    pub fn new(plugins: PluginHost, node: String) -> Result<Self> {
-        Ok(Outbound { webhooks: Webhooks::new(plugins.shared_clock())?, plugins, node })
+    pub fn new(executor: Arc<dyn Executor>, clock: Arc<dyn Clock>, node: String) -> Result<Self> {
+        let (webhooks, calls) = (Webhooks::new(clock.clone())?, Semaphore::new(CALLS_MAX));
+        Ok(Outbound { webhooks, executor, clock, node, calls })
     }
 }
 
@@ -33,7 +44,7 @@ impl Delivery for Outbound {
         listener.validate()?;
         match &listener.target {
             Target::Webhook { url, secret } => Ok(webhook::check(url, secret.as_ref())?),
-            Target::Plugin { .. } => self.plugins.bind(&call(listener, Value::Null)?).await.map(|_| ()),
+            Target::Plugin { .. } => self.executor.check(&call(listener, Value::Null)?).await,
         }
     }
 
@@ -48,14 +59,12 @@ impl Delivery for Outbound {
                 event.get_mut("run").and_then(Value::as_object_mut).map(|run| run.remove("arguments"));
                 let job = call(listener, event).map_err(|error| error.to_string())?;
                 let id = RunId(ulid::Ulid::nil());
-                let run = Run::claimed(id, &job, self.plugins.clock().now(), self.node.as_str().into());
-                let claimed = crate::store::Claimed { run, job: job.into() };
-                let _place = self.plugins.aside().await;
-                let ended = match self.plugins.ready(claimed).await {
-                    Ok(ready) => ready.run(CancellationToken::new()).await.outcome,
-                    Err(report) => report.outcome,
-                };
-                match ended {
+                let run = Run::claimed(id, &job, self.clock.now(), self.node.as_str().into());
+                let claimed = Claimed { run, job: job.into(), values: Arc::default() };
+                // Never closed, so this only waits.
+                let _place = self.calls.acquire().await;
+                let report = self.executor.execute(claimed, Began::new(|_| ()), CancellationToken::new()).await;
+                match report.outcome {
                     Outcome::Succeeded { .. } => Ok(()),
                     outcome => Err(format!("{}: {}", outcome.kind(), outcome.error().unwrap_or("no reason"))),
                 }

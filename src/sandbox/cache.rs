@@ -4,13 +4,17 @@
 use crate::error::{Error, Result};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"SCLKCWA1";
 const MAC_BYTES: usize = 32;
 /// Largest compiled component, in bytes.
 pub const COMPILED_BYTES_MAX: usize = 256 << 20;
+/// Bytes of all that is kept.
+const CACHE_BYTES_MAX: u64 = 4 << 30;
 
 pub struct Cache {
     dir: PathBuf,
@@ -77,6 +81,42 @@ impl Cache {
         if let Err(error) = write_private(&self.dir, &path, &[MAGIC, &mac, code]) {
             tracing::warn!(%error, path = %path.display(), "cannot keep compiled code");
         }
+        self.trim();
+    }
+
+    /// Notes that a component breaks the compiler, so that it is not tried at each start.
+    pub fn refuse(&self, digest: &str, compatibility: u64, reason: &str) {
+        let path = self.path(digest, compatibility).with_extension("refused");
+        if let Err(error) = write_private(&self.dir, &path, &[reason.as_bytes()]) {
+            tracing::warn!(%error, path = %path.display(), "cannot note that a component breaks the compiler");
+        }
+    }
+
+    /// Why a component is not compiled, if that was noted.
+    pub fn refused(&self, digest: &str, compatibility: u64) -> Option<String> {
+        let path = self.path(digest, compatibility).with_extension("refused");
+        let bytes = read_plain_file(&path)?;
+        Some(crate::invalid::printable(&String::from_utf8_lossy(&bytes), 400))
+    }
+
+    /// Removes what was used longest ago until the rest has at most [`CACHE_BYTES_MAX`].
+    fn trim(&self) {
+        let entry = |entry: std::fs::DirEntry| {
+            let meta = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            let code = entry.path().extension().is_some_and(|extension| extension == "cwasm");
+            code.then(|| Some((meta.modified().ok()?, meta.len(), entry.path())))?
+        };
+        let mut entries: Vec<_> =
+            std::fs::read_dir(&self.dir).into_iter().flatten().flatten().filter_map(entry).collect();
+        entries.sort();
+        let mut total: u64 = entries.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, path) in entries {
+            if total <= CACHE_BYTES_MAX {
+                break;
+            }
+            total -= bytes;
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Removes the code of a component, for every engine.
@@ -89,13 +129,20 @@ impl Cache {
     }
 }
 
-/// The bytes of a regular file; a link in its place is not followed.
+/// The bytes of a regular file of this user; a link in its place is not followed, and what is checked
+/// is what was opened. Reading it is its latest use.
 fn read_plain_file(path: &Path) -> Option<Vec<u8>> {
-    let meta = std::fs::symlink_metadata(path).ok()?;
-    if !meta.is_file() || meta.len() > COMPILED_BYTES_MAX as u64 + 64 {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
+    let meta = file.metadata().ok()?;
+    let own = meta.uid() == rustix::process::geteuid().as_raw();
+    if !own || !meta.is_file() || meta.len() > COMPILED_BYTES_MAX as u64 + 64 {
         return None;
     }
-    std::fs::read(path).ok()
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).ok()?);
+    file.read_to_end(&mut bytes).ok()?;
+    let _ = file.set_modified(std::time::SystemTime::now());
+    Some(bytes)
 }
 
 fn write_private(dir: &Path, path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {

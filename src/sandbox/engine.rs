@@ -24,8 +24,9 @@ const WASM_STACK: usize = 512 << 10;
 const ASYNC_STACK: usize = 2 << 20;
 const FRAMES_MAX: usize = 20;
 
-/// The configuration without its allocator.
-pub fn config() -> Config {
+/// The configuration without its allocator. With `lines`, backtraces have source lines.
+pub fn config(lines: bool) -> Config {
+    let details = if lines { WasmBacktraceDetails::Enable } else { WasmBacktraceDetails::Disable };
     let mut config = Config::new();
     config
         .consume_fuel(true)
@@ -40,9 +41,9 @@ pub fn config() -> Config {
         .wasm_threads(false)
         .wasm_tail_call(false)
         .wasm_relaxed_simd(false)
-        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .wasm_backtrace_details(details)
         .wasm_backtrace_max_frames(NonZeroUsize::new(FRAMES_MAX))
-        .generate_address_map(false)
+        .generate_address_map(lines)
         .debug_symbols(false)
         .cranelift_nan_canonicalization(true)
         .max_wasm_stack(WASM_STACK)
@@ -51,7 +52,7 @@ pub fn config() -> Config {
 }
 
 /// An engine with room for `runs` at once; more than that is never asked of it.
-pub fn engine(runs: usize) -> Result<Engine> {
+pub fn engine(runs: usize, lines: bool) -> Result<Engine> {
     let runs = u32::try_from(runs).unwrap_or(u32::MAX).clamp(1, 1024);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(runs)
@@ -69,16 +70,21 @@ pub fn engine(runs: usize) -> Result<Engine> {
         .max_memory_size(crate::job::Limits::MEMORY_MAX as usize)
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_unused_warm_slots(runs);
-    let mut config = config();
+    let mut config = config(lines);
     config.allocation_strategy(pool);
     Engine::new(&config).map_err(|e| Error::host("cannot start the wasm engine", e.into_boxed_dyn_error()))
+}
+
+/// An engine that only compiles: its code is for the engines of [`engine`].
+pub fn compiler(lines: bool) -> Result<Engine> {
+    engine(1, lines)
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_effective_configuration_is_the_one_reviewed() {
-        let shown = format!("{:?}", super::config());
+        let shown = format!("{:?}", super::config(false));
         for off in [
             "wasm_threads",
             "wasm_multi_memory",

@@ -1,64 +1,79 @@
-//! What a guest can reach: clocks, random, its captured streams, an empty file system, and
-//! Sandclock's own `run` and `log`. Anything else is not linked at all.
+//! What a guest can reach: clocks, random, its captured streams, Sandclock's own `run` and `log`, and
+//! what it was granted. Anything else is not linked at all.
 
 use super::engine::{RANDOM_BYTES_MAX, RESOURCES_MAX};
+use super::files::{Files, Quotas, WasiFiles};
+use super::http::{Client, FIELDS_BYTES_MAX, Http};
+use super::interfaces::{self, Info};
 use super::limiter::Limiter;
 use super::output::Captured;
+use super::redact::Redactor;
+use super::setting::{Given, Setting, Uses};
+use crate::grant::{Capability, Use};
 use crate::invalid::printable;
-use crate::job::Limits;
-use crate::run::{LogLevel, LogLine, Run, RunLogs};
+use crate::run::{LogLevel, LogLine, RunLogs};
+use crate::values::{Draft, ValueChanges};
 use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use std::time::Duration;
-use wasmtime::component::{ComponentType, HasData, Lift, Linker, Lower, ResourceTable};
-use wasmtime::{Result, StoreContextMut, Trap};
+use wasmtime::Result;
+use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, WasiCli, WasiCliView};
-use wasmtime_wasi::clocks::{HostWallClock, WasiClocks, WasiClocksView};
-use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock, WasiClocks, WasiClocksView};
 use wasmtime_wasi::p2::{InputStream, bindings, pipe::ClosedInputStream};
-use wasmtime_wasi::random::{WasiRandom, WasiRandomView};
+use wasmtime_wasi::random::{Deterministic, WasiRandom, WasiRandomView};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::http as wasi_http;
+use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// The interfaces that are linked, without their versions.
-pub const LINKED: &[(&str, &str)] = &[
-    ("wasi:io/error", "streams"),
-    ("wasi:io/poll", "streams"),
-    ("wasi:io/streams", "streams"),
-    ("wasi:clocks/wall-clock", "clocks"),
-    ("wasi:clocks/monotonic-clock", "clocks"),
-    ("wasi:random/random", "random numbers"),
-    ("wasi:random/insecure", "random numbers"),
-    ("wasi:random/insecure-seed", "random numbers"),
-    ("wasi:cli/environment", "arguments; environment variables (none are given)"),
-    ("wasi:cli/exit", "its own exit"),
-    ("wasi:cli/stdin", "standard input (it is empty)"),
-    ("wasi:cli/stdout", "standard output (it is captured)"),
-    ("wasi:cli/stderr", "standard error (it is captured)"),
-    ("wasi:cli/terminal-input", "terminal (there is none)"),
-    ("wasi:cli/terminal-output", "terminal (there is none)"),
-    ("wasi:cli/terminal-stdin", "terminal (there is none)"),
-    ("wasi:cli/terminal-stdout", "terminal (there is none)"),
-    ("wasi:cli/terminal-stderr", "terminal (there is none)"),
-    ("wasi:filesystem/types", "files (none are given)"),
-    ("wasi:filesystem/preopens", "files (none are given)"),
-    ("sandclock:plugin/run", "who it is: job, run, scheduled time, attempt, deadline, fuel left"),
-    ("sandclock:plugin/log", "levelled log lines"),
+/// An interface that can be linked: its name without its version, what it is in words, and what must
+/// be granted for it.
+pub struct Offered(pub &'static str, pub &'static str, pub Option<Capability>);
+
+/// Everything that a plugin may ask for.
+pub const OFFERED: &[Offered] = &[
+    Offered("wasi:io/error", "streams", None),
+    Offered("wasi:io/poll", "streams", None),
+    Offered("wasi:io/streams", "streams", None),
+    Offered("wasi:clocks/wall-clock", "clocks", None),
+    Offered("wasi:clocks/monotonic-clock", "clocks", None),
+    Offered("wasi:random/random", "random numbers", None),
+    Offered("wasi:random/insecure", "random numbers", None),
+    Offered("wasi:random/insecure-seed", "random numbers", None),
+    Offered("wasi:cli/environment", "arguments; environment variables (those that are granted)", None),
+    Offered("wasi:cli/exit", "its own exit", None),
+    Offered("wasi:cli/stdin", "standard input (it is empty)", None),
+    Offered("wasi:cli/stdout", "standard output (it is captured)", None),
+    Offered("wasi:cli/stderr", "standard error (it is captured)", None),
+    Offered("wasi:cli/terminal-input", "terminal (there is none)", None),
+    Offered("wasi:cli/terminal-output", "terminal (there is none)", None),
+    Offered("wasi:cli/terminal-stdin", "terminal (there is none)", None),
+    Offered("wasi:cli/terminal-stdout", "terminal (there is none)", None),
+    Offered("wasi:cli/terminal-stderr", "terminal (there is none)", None),
+    Offered("wasi:filesystem/types", "files (in directories that are granted)", None),
+    Offered("wasi:filesystem/preopens", "files (in directories that are granted)", None),
+    Offered("sandclock:plugin/run", "who it is: job, run, scheduled time, attempt, deadline, fuel left", None),
+    Offered("sandclock:plugin/log", "levelled log lines", None),
+    Offered("wasi:http/types", "outgoing HTTP", Some(Capability::Http)),
+    Offered("wasi:http/outgoing-handler", "outgoing HTTP", Some(Capability::Http)),
+    Offered("sandclock:plugin/state", "a key-value state", Some(Capability::State)),
+    Offered("sandclock:plugin/secrets", "secrets", Some(Capability::Secrets)),
 ];
 
-/// What interfaces that are not linked stand for, by prefix.
-pub const NOT_LINKED: &[(&str, &str)] = &[
-    ("wasi:http/", "outgoing HTTP"),
+/// What interfaces that nobody is given stand for, by prefix.
+pub const NOT_OFFERED: &[(&str, &str)] = &[
+    ("wasi:http/incoming-handler", "incoming HTTP"),
     ("wasi:sockets/", "network sockets"),
-    ("wasi:keyvalue/", "a key-value store"),
-    ("sandclock:plugin/state", "a key-value state"),
-    ("wasi:config/", "configuration"),
+    ("wasi:keyvalue/", "a key-value store (there is `sandclock:plugin/state`)"),
+    ("wasi:config/", "configuration (there are arguments, and environment variables)"),
+    ("wasi:logging/", "a log (there is `sandclock:plugin/log`)"),
     ("wasi:blobstore/", "a blob store"),
     ("wasi:messaging/", "messaging"),
     ("wasi:threads/", "threads"),
     ("wasi:nn/", "machine learning"),
 ];
 
-/// Fuel that a log line costs, beside one for each byte.
-const LOG_FUEL: u64 = 1000;
 /// Log lines kept of one run.
 const LOG_LINES_MAX: usize = 1000;
 
@@ -69,105 +84,104 @@ pub struct State {
     pub limiter: Limiter,
     stdout: Captured,
     stderr: Captured,
-    info: Info,
+    pub info: Info,
     log: Vec<LogLine>,
     log_bytes_left: usize,
-}
-
-/// The record `info` of `sandclock:plugin/run`.
-#[derive(ComponentType, Lift, Lower, Clone, Debug)]
-#[component(record)]
-struct Info {
-    #[component(name = "job-id")]
-    job_id: String,
-    #[component(name = "run-id")]
-    run_id: String,
-    #[component(name = "scheduled-time")]
-    scheduled_time: Instant,
-    attempt: u32,
-    deadline: Instant,
-}
-
-/// The record `instant`: time since 1970-01-01 00:00:00 UTC.
-#[derive(ComponentType, Lift, Lower, Clone, Copy, Debug)]
-#[component(record)]
-struct Instant {
-    seconds: i64,
-    nanoseconds: u32,
-}
-
-/// The enum `level` of `sandclock:plugin/log`.
-#[derive(ComponentType, Lift, Lower, Clone, Copy, Debug)]
-#[expect(dead_code, reason = "the guest makes them")]
-#[component(enum)]
-#[repr(u8)]
-enum Level {
-    #[component(name = "trace")]
-    Trace,
-    #[component(name = "debug")]
-    Debug,
-    #[component(name = "info")]
-    Info,
-    #[component(name = "warn")]
-    Warn,
-    #[component(name = "error")]
-    Error,
-}
-
-impl From<DateTime<Utc>> for Instant {
-    fn from(at: DateTime<Utc>) -> Self {
-        Instant { seconds: at.timestamp(), nanoseconds: at.timestamp_subsec_nanos() }
-    }
+    pub given: Given,
+    pub uses: Uses,
+    pub draft: Draft,
+    quotas: Quotas,
+    http_ctx: WasiHttpCtx,
+    /// Of a plugin that imports it.
+    http: Option<Http>,
 }
 
 impl State {
-    pub fn new(run: &Run, limits: &Limits, deadline: DateTime<Utc>, argv: &[String]) -> Self {
+    /// Errors: a granted directory that cannot be given; in words.
+    pub async fn new(setting: &Setting, argv: &[String], client: Option<Arc<Client>>) -> Result<Self, String> {
+        let limits = &setting.limits;
+        let given = setting.given.clone();
         let (stdout, stderr) = (Captured::new(limits.output), Captured::new(limits.output));
         let mut wasi = WasiCtx::builder();
         wasi.stdin(NoInput)
             .stdout(stdout.clone())
             .stderr(stderr.clone())
             .args(argv)
+            .envs(&given.grants.env.iter().collect::<Vec<_>>())
             .wall_clock(WallClock)
             .max_random_size(RANDOM_BYTES_MAX)
             .allow_blocking_current_thread(false);
+        if setting.deterministic {
+            let seed = Sha256::digest(format!("{} {}", setting.job_id, setting.scheduled_time.to_rfc3339()));
+            wasi.wall_clock(Standing(setting.scheduled_time))
+                .monotonic_clock(Standing(setting.scheduled_time))
+                .secure_random(Deterministic::new(seed.to_vec()))
+                .insecure_random(Deterministic::new(seed.to_vec()))
+                .insecure_random_seed(seed.iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte)));
+        }
+        let uses = Uses::default();
+        let quotas = Quotas::open(&mut wasi, &given).await?;
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        State {
+        let mut http_ctx = WasiHttpCtx::new();
+        http_ctx.set_field_size_limit(FIELDS_BYTES_MAX);
+        Ok(State {
             ctx: wasi.build(),
             table,
             limiter: Limiter::new(limits.memory),
             stdout,
             stderr,
             info: Info {
-                job_id: run.job_id.to_string(),
-                run_id: run.id.to_string(),
-                scheduled_time: run.scheduled_time.into(),
-                attempt: run.attempt,
-                deadline: deadline.into(),
+                job_id: setting.job_id.to_string(),
+                run_id: setting.run_id.to_string(),
+                scheduled_time: setting.scheduled_time.into(),
+                attempt: setting.attempt,
+                deadline: setting.deadline().into(),
             },
             log: Vec::new(),
             log_bytes_left: usize::try_from(limits.output).unwrap_or(usize::MAX),
+            http: client.map(|client| Http::new(client, &given, uses.clone())),
+            http_ctx,
+            draft: Draft::new(given.values.clone()),
+            quotas,
+            uses,
+            given,
+        })
+    }
+
+    /// What it wrote, without its secrets; and what it was denied, so that the log says so.
+    pub fn logs(&mut self, uses: &[Use]) -> RunLogs {
+        let redactor = self.redactor();
+        let mut log = std::mem::take(&mut self.log);
+        for denied in uses.iter().filter(|used| used.denied) {
+            let message = format!("sandclock: denied: {} (`{}` would grant it)", denied.what, denied.what.flag());
+            log.push(LogLine { level: LogLevel::Warn, message });
         }
+        let mut logs = RunLogs { stdout: self.stdout.text(&redactor), stderr: self.stderr.text(&redactor), log };
+        redactor.logs(&mut logs);
+        logs
     }
 
-    pub fn logs(&self) -> RunLogs {
-        RunLogs { stdout: self.stdout.text(), stderr: self.stderr.text(), log: self.log.clone() }
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(self.given.secrets.values())
     }
 
-    fn log(&mut self, level: Level, message: &str) {
+    /// What the guest changed of its job's state.
+    pub fn changes(&mut self) -> ValueChanges {
+        std::mem::take(&mut self.draft).into_changes()
+    }
+
+    pub fn log(&mut self, level: LogLevel, message: &str) {
         if self.log.len() >= LOG_LINES_MAX || message.len() > self.log_bytes_left {
             return;
         }
         self.log_bytes_left -= message.len();
-        let level = match level {
-            Level::Trace => LogLevel::Trace,
-            Level::Debug => LogLevel::Debug,
-            Level::Info => LogLevel::Info,
-            Level::Warn => LogLevel::Warn,
-            Level::Error => LogLevel::Error,
-        };
         self.log.push(LogLine { level, message: printable(message, usize::MAX) });
+    }
+
+    fn files(&mut self) -> Files<'_> {
+        let view = WasiCtxView { ctx: &mut self.ctx, table: &mut self.table };
+        Files::new(view, &mut self.quotas, &self.uses)
     }
 }
 
@@ -177,13 +191,23 @@ impl WasiView for State {
     }
 }
 
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http_ctx,
+            table: &mut self.table,
+            hooks: self.http.as_mut().unwrap_or_else(|| unreachable!("it is linked for those that have it")),
+        }
+    }
+}
+
 struct Io;
 
 impl HasData for Io {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-/// Links exactly the interfaces of [`LINKED`].
+/// Links what every plugin may import.
 pub fn link(linker: &mut Linker<State>) -> Result<()> {
     bindings::io::error::add_to_linker::<State, Io>(linker, |state| state.ctx().table)?;
     bindings::io::poll::add_to_linker::<State, Io>(linker, |state| state.ctx().table)?;
@@ -203,25 +227,23 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
     bindings::cli::terminal_stdin::add_to_linker::<State, WasiCli>(linker, State::cli)?;
     bindings::cli::terminal_stdout::add_to_linker::<State, WasiCli>(linker, State::cli)?;
     bindings::cli::terminal_stderr::add_to_linker::<State, WasiCli>(linker, State::cli)?;
-    bindings::filesystem::types::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
-    bindings::filesystem::preopens::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
+    bindings::filesystem::types::add_to_linker::<State, WasiFiles>(linker, State::files)?;
+    bindings::filesystem::preopens::add_to_linker::<State, WasiFiles>(linker, State::files)?;
+    interfaces::link(linker)
+}
 
-    let mut run = linker.instance("sandclock:plugin/run@1.0.0")?;
-    run.func_wrap("current", |store: StoreContextMut<'_, State>, (): ()| Ok((store.data().info.clone(),)))?;
-    run.func_wrap("fuel-left", |store: StoreContextMut<'_, State>, (): ()| Ok((store.get_fuel()?,)))?;
-    let mut log = linker.instance("sandclock:plugin/log@1.0.0")?;
-    log.func_wrap_async("log", |mut store: StoreContextMut<'_, State>, (level, message): (Level, String)| {
-        Box::new(async move {
-            // The host's work is paid for like the guest's, and gives way like it: otherwise a guest
-            // that does nothing but log large lines would outrun its limits.
-            let cost = LOG_FUEL + message.len() as u64;
-            let left = store.get_fuel()?.checked_sub(cost).ok_or(Trap::OutOfFuel)?;
-            store.set_fuel(left)?;
-            store.data_mut().log(level, &message);
-            tokio::task::yield_now().await;
-            Ok(())
-        })
-    })
+/// Links what a capability is for.
+pub fn link_granted(linker: &mut Linker<State>, capability: Capability) -> Result<()> {
+    match capability {
+        Capability::Http => {
+            let options = wasmtime_wasi_http::p2::bindings::LinkOptions::default();
+            wasi_http::types::add_to_linker::<State, WasiHttp>(linker, &(&options).into(), State::http)?;
+            wasi_http::outgoing_handler::add_to_linker::<State, WasiHttp>(linker, State::http)
+        }
+        Capability::State => interfaces::link_state(linker),
+        Capability::Secrets => interfaces::link_secrets(linker),
+        Capability::Env | Capability::Files => Ok(()),
+    }
 }
 
 struct NoInput;
@@ -252,5 +274,28 @@ impl HostWallClock for WallClock {
 
     fn now(&self) -> Duration {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// A clock that stands.
+struct Standing(DateTime<Utc>);
+
+impl HostWallClock for Standing {
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::new(self.0.timestamp().max(0).unsigned_abs(), self.0.timestamp_subsec_nanos().min(999_999_999))
+    }
+}
+
+impl HostMonotonicClock for Standing {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(HostWallClock::now(self).as_nanos()).unwrap_or(u64::MAX)
     }
 }

@@ -1,6 +1,6 @@
 //! What a component offers and asks for, and why a file is refused before it is ever run.
 
-use super::host::{LINKED, NOT_LINKED};
+use super::host::{NOT_OFFERED, OFFERED, Offered};
 use super::value::wit;
 use crate::error::{Error, Result};
 use crate::invalid::printable;
@@ -73,10 +73,12 @@ fn imports(engine: &Engine, component: &Component) -> Result<Vec<Import>> {
     let mut missing = Vec::new();
     for (name, _) in component.component_type().imports(engine) {
         let bare = name.split('@').next().unwrap_or(name);
-        match LINKED.iter().find(|(linked, _)| *linked == bare) {
-            Some((_, words)) => given.push(Import { name: name.to_owned(), asks_for: (*words).to_owned() }),
+        match OFFERED.iter().find(|Offered(offered, ..)| *offered == bare) {
+            Some(Offered(_, words, needs)) => {
+                given.push(Import { name: name.to_owned(), asks_for: (*words).to_owned(), needs: *needs });
+            }
             None => {
-                let words = NOT_LINKED.iter().find(|(prefix, _)| bare.starts_with(prefix));
+                let words = NOT_OFFERED.iter().find(|(prefix, _)| bare.starts_with(prefix));
                 let words = words.map_or("an interface that nobody here provides", |(_, words)| words);
                 missing.push(format!("{words} (`{}`)", printable(name, 128)));
             }
@@ -86,7 +88,7 @@ fn imports(engine: &Engine, component: &Component) -> Result<Vec<Import>> {
         return Ok(given);
     }
     Err(refused(format!(
-        "it asks for {}; plugins are given clocks, random numbers, captured output and their run's context, nothing else",
+        "it asks for {}; plugins are given clocks, random numbers, captured output and their run's context, and can be granted outgoing HTTP, directories, environment variables, a state and secrets, nothing else",
         missing.join(", ")
     )))
 }

@@ -1,52 +1,113 @@
 //! Where untrusted code runs. wasmtime lives here and nowhere else.
 //!
-//! A [`Sandbox`] is one engine with its linker and its compiled components. A call gets a fresh
-//! store with fuel, a memory limit and a deadline, and answers with an outcome whatever the guest
-//! does. The sandbox knows no triggers, stores or events.
+//! A [`Sandbox`] is one engine with its linkers and its compiled components. A call gets a fresh
+//! store with fuel, a memory limit, a deadline and what it was granted, and answers with an outcome
+//! whatever the guest does. The sandbox knows no triggers, stores or events.
 
+mod bind;
 mod cache;
+mod compile;
+pub mod connect;
 mod engine;
+mod files;
 mod host;
+mod http;
 mod inspect;
+mod interfaces;
 mod limiter;
 mod outcome;
 mod output;
+mod redact;
 mod registry;
+mod setting;
 mod value;
 
 pub use crate::plugin::digest;
+pub use bind::{Call, Plugin};
+pub use compile::{Compiler, child as compile_child};
 pub use inspect::COMPONENT_BYTES_MAX;
-pub use registry::Registry;
+pub use registry::{AddPlugin, Registry};
+pub use setting::{Given, Setting};
 
+use self::http::Client;
 use crate::error::{Error, Result};
-use crate::func::FuncRef;
-use crate::invalid::Invalid;
-use crate::job::{Job, Limits};
+use crate::grant::{Capability, Use};
 use crate::plugin::Interface;
-use crate::run::{ERROR_BYTES_MAX, Outcome, Run, RunLogs, Usage, cut};
-use cache::{COMPILED_BYTES_MAX, Cache};
-use chrono::{DateTime, Utc};
+use crate::run::{ERROR_BYTES_MAX, Outcome, RunLogs, Usage, cut};
+use crate::values::ValueChanges;
+use cache::Cache;
+use connect::{Connect, Direct};
 use host::State;
-use inspect::Function;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use wasmtime::component::{Component, InstancePre, Linker, Val};
+use wasmtime::component::{Component, Linker, Val};
 use wasmtime::{Engine, Store};
 
 /// Components kept loaded; the one unused for longest goes first.
 const LOADED_MAX: usize = 256;
 
+/// How a [`Sandbox`] is made.
+#[derive(Clone)]
+pub struct SandboxOptions {
+    /// Runs at one time. Default 64.
+    pub runs: usize,
+    /// Where compiled code is kept. Default nowhere.
+    pub cache: Option<PathBuf>,
+    /// Default in this process.
+    pub compiler: Compiler,
+    /// Backtraces have source lines, if the component has them. The guest's own data is parsed for
+    /// that, so this is for processes that can be lost. Default no.
+    pub lines: bool,
+    /// Makes the connections of guests. Default from this process.
+    pub connect: Arc<dyn Connect>,
+}
+
+impl Default for SandboxOptions {
+    fn default() -> Self {
+        let connect = Arc::new(Direct::default());
+        SandboxOptions { runs: 64, cache: None, compiler: Compiler::InProcess, lines: false, connect }
+    }
+}
+
 /// One engine, and the components that were loaded into it.
 pub struct Sandbox {
     engine: Engine,
-    linker: Linker<State>,
+    linkers: Linkers,
     compatibility: u64,
+    lines: bool,
     cache: Option<Cache>,
+    compiler: Compiler,
+    client: OnceLock<Arc<Client>>,
+    connect: Arc<dyn Connect>,
     loaded: Mutex<Loaded>,
+}
+
+/// A linker for each set of capabilities, made when it is first needed: an interface that is not in
+/// the set is not linked at all.
+struct Linkers {
+    engine: Engine,
+    made: Mutex<BTreeMap<Vec<Capability>, Arc<Linker<State>>>>,
+}
+
+impl Linkers {
+    fn with(&self, capabilities: &[Capability]) -> wasmtime::Result<Arc<Linker<State>>> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(linker) = made.get(capabilities) {
+            return Ok(linker.clone());
+        }
+        let mut linker = Linker::new(&self.engine);
+        host::link(&mut linker)?;
+        for capability in capabilities {
+            host::link_granted(&mut linker, *capability)?;
+        }
+        let linker = Arc::new(linker);
+        made.insert(capabilities.to_vec(), linker.clone());
+        Ok(linker)
+    }
 }
 
 #[derive(Default)]
@@ -55,49 +116,68 @@ struct Loaded {
     uses: u64,
 }
 
-/// A component that is ready to run.
-pub struct Plugin {
-    digest: Arc<str>,
-    functions: Vec<Function>,
-    pre: InstancePre<State>,
-    pure: bool,
-}
-
-/// A function with its arguments, checked against each other.
-pub struct Call {
-    plugin: Arc<Plugin>,
-    function: usize,
-    args: Vec<Val>,
-    argv: Vec<String>,
-}
-
 /// How a call ended.
+#[derive(Debug)]
 pub struct Ended {
     pub outcome: Outcome,
     pub usage: Usage,
     pub logs: RunLogs,
+    pub uses: Vec<Use>,
+    /// Empty unless it succeeded.
+    pub values: ValueChanges,
+}
+
+impl Ended {
+    /// A call that was not made.
+    pub fn without_a_call(outcome: Outcome) -> Self {
+        Ended {
+            outcome,
+            usage: Usage::default(),
+            logs: RunLogs::default(),
+            uses: Vec::new(),
+            values: ValueChanges::default(),
+        }
+    }
 }
 
 impl Sandbox {
-    /// An engine with room for `runs` at once, keeping compiled code in `cache` if given.
+    /// An engine with room for `runs` at once, which compiles in this process and keeps compiled code
+    /// in `cache` if given.
     pub fn new(runs: usize, cache: Option<&Path>) -> Result<Self> {
-        let engine = engine::engine(runs)?;
-        let mut linker = Linker::new(&engine);
-        host::link(&mut linker).map_err(|e| Error::host("cannot link the host's interfaces", e))?;
+        Sandbox::with(SandboxOptions { runs, cache: cache.map(Path::to_owned), ..SandboxOptions::default() })
+    }
+
+    pub fn with(options: SandboxOptions) -> Result<Self> {
+        let SandboxOptions { runs, cache, compiler, lines, connect } = options;
+        let engine = engine::engine(runs, lines)?;
+        let linkers = Linkers { engine: engine.clone(), made: Mutex::default() };
+        linkers.with(&[]).map_err(|e| Error::host("cannot link the host's interfaces", e))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let cache = cache.map(Cache::open).transpose()?;
-        Ok(Sandbox { engine, linker, compatibility: hasher.finish(), cache, loaded: Mutex::default() })
+        lines.hash(&mut hasher);
+        let cache = cache.as_deref().map(Cache::open).transpose()?;
+        Ok(Sandbox {
+            engine,
+            linkers,
+            compatibility: hasher.finish(),
+            lines,
+            cache,
+            compiler,
+            client: OnceLock::new(),
+            connect,
+            loaded: Mutex::default(),
+        })
     }
 
     /// Compiles a component and says what it offers and asks for. Refuses what is none, what asks
-    /// for more than plugins are given, and signatures that JSON cannot carry. Blocks: seconds for a
-    /// large component that was not compiled before.
+    /// for more than plugins can be granted, and signatures that JSON cannot carry. Blocks: seconds
+    /// for a large component that was not compiled before.
     pub fn inspect(&self, bytes: &[u8]) -> Result<Interface> {
         inspect::check_bytes(bytes)?;
         let component = self.compile(&digest(bytes), bytes)?;
         let interface = inspect::interface(&self.engine, &component)?;
-        self.linker.instantiate_pre(&component).map_err(|e| refused(&e))?;
+        let linker = self.linkers.with(&interface.asks()).map_err(|e| refused(&e))?;
+        linker.instantiate_pre(&component).map_err(|e| refused(&e))?;
         Ok(interface)
     }
 
@@ -118,10 +198,40 @@ impl Sandbox {
         }
         inspect::check_bytes(bytes)?;
         let component = self.compile(digest, bytes)?;
-        let functions = inspect::functions(&self.engine, &component)?;
-        let pure = component.component_type().imports(&self.engine).len() == 0;
-        let pre = self.linker.instantiate_pre(&component).map_err(|e| refused(&e))?;
-        let plugin = Arc::new(Plugin { digest: digest.into(), functions, pre, pure });
+        self.keep(digest, &component)
+    }
+
+    /// Loads compiled code that [`Sandbox::code`] of a sandbox with the same options gave.
+    ///
+    /// # Safety
+    ///
+    /// The code must be what `code` gave, unchanged: it is native code.
+    #[expect(unsafe_code, reason = "passes on what deserializing requires")]
+    pub unsafe fn load_code(&self, digest: &str, code: &[u8]) -> Result<Arc<Plugin>> {
+        // SAFETY: as this function requires.
+        let component = unsafe { Component::deserialize(&self.engine, code) }.map_err(|e| refused(&e))?;
+        self.keep(digest, &component)
+    }
+
+    /// The compiled code of a component, from the cache if it was compiled before. Blocks.
+    pub fn code(&self, digest: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+        if let Some(code) = self.cached(digest)? {
+            return Ok(code);
+        }
+        inspect::check_bytes(bytes)?;
+        self.compile_anew(digest, bytes)
+    }
+
+    fn keep(&self, digest: &str, component: &Component) -> Result<Arc<Plugin>> {
+        let functions = inspect::functions(&self.engine, component)?;
+        let asks = inspect::interface(&self.engine, component)?.asks();
+        let linker = self.linkers.with(&asks).map_err(|e| refused(&e))?;
+        let pre = linker.instantiate_pre(component).map_err(|e| refused(&e))?;
+        if asks.contains(&Capability::Http) {
+            // Before the process locks itself: it reads the machine's certificates.
+            self.client();
+        }
+        let plugin = Arc::new(Plugin { digest: digest.into(), functions, pre, asks });
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.uses += 1;
         let uses = loaded.uses;
@@ -135,7 +245,7 @@ impl Sandbox {
         Ok(plugin)
     }
 
-    /// Forgets a component and its compiled code.
+    /// Forgets a component and its compiled code, and that it could not be compiled.
     pub fn forget(&self, digest: &str) {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).plugins.remove(digest);
         if let Some(cache) = &self.cache {
@@ -143,9 +253,35 @@ impl Sandbox {
         }
     }
 
+    fn client(&self) -> Arc<Client> {
+        self.client.get_or_init(|| Arc::new(Client::new(self.connect.clone()))).clone()
+    }
+
+    /// Compiled code that is kept. Errors: the component is known to break the compiler.
+    fn cached(&self, digest: &str) -> Result<Option<Vec<u8>>> {
+        let Some(cache) = &self.cache else { return Ok(None) };
+        if let Some(reason) = cache.refused(digest, self.compatibility) {
+            let reason = format!("{reason} (this was found before; `plugin add --retry` compiles it again)");
+            return Err(Error::PluginRefused { reason });
+        }
+        Ok(cache.get(digest, self.compatibility))
+    }
+
+    fn compile_anew(&self, digest: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+        let compiled = self.compiler.compile(&self.engine, self.lines, bytes);
+        match (&compiled, &self.cache) {
+            (Ok(code), Some(cache)) => cache.put(digest, self.compatibility, code),
+            (Err(Error::PluginRefused { reason }), Some(cache)) if compile::is_bomb(reason) => {
+                cache.refuse(digest, self.compatibility, reason);
+            }
+            _ => {}
+        }
+        compiled
+    }
+
     #[expect(unsafe_code, reason = "loading native code, whose origin is checked right before")]
     fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component> {
-        if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(digest, self.compatibility)) {
+        if let Some(code) = self.cached(digest)? {
             // SAFETY: the cache gives back only what this program wrote, told by an HMAC with a key
             // that only this user can read; the bytes checked are the very bytes loaded.
             match unsafe { Component::deserialize(&self.engine, code) } {
@@ -153,36 +289,22 @@ impl Sandbox {
                 Err(error) => tracing::warn!(%error, digest, "cached code does not load; it is compiled again"),
             }
         }
-        let code = self.engine.precompile_component(bytes).map_err(|e| refused(&e))?;
-        if code.len() > COMPILED_BYTES_MAX {
-            let reason = format!("compiled it has {} bytes, the most is {COMPILED_BYTES_MAX}", code.len());
-            return Err(Error::PluginRefused { reason });
-        }
-        // SAFETY: these bytes were made by this engine a moment ago and nobody else had them.
-        let component = unsafe { Component::deserialize(&self.engine, &code) }.map_err(|e| refused(&e))?;
-        if let Some(cache) = &self.cache {
-            cache.put(digest, self.compatibility, &code);
-        }
-        Ok(component)
+        let code = self.compile_anew(digest, bytes)?;
+        // SAFETY: these bytes were made by the compiler a moment ago and nobody else had them.
+        unsafe { Component::deserialize(&self.engine, &code) }.map_err(|e| refused(&e))
     }
 
     /// Runs a call to its end, its timeout, or its cancellation.
-    pub async fn call(
-        &self,
-        call: Call,
-        run: &Run,
-        limits: &Limits,
-        now: DateTime<Utc>,
-        cancel: &CancellationToken,
-    ) -> Ended {
-        let deadline = now + chrono::TimeDelta::from_std(limits.timeout).unwrap_or_default();
-        let state = State::new(run, limits, deadline, &call.argv);
-        let mut store = match self.store(state, limits) {
+    pub async fn call(&self, call: Call, setting: &Setting, cancel: &CancellationToken) -> Ended {
+        let limits = &setting.limits;
+        let internal = |error: String| Ended::without_a_call(Outcome::Internal { error });
+        let state = match State::new(setting, &call.argv, self.client_for(&call)).await {
+            Ok(state) => state,
+            Err(error) => return internal(error),
+        };
+        let mut store = match self.store(state, setting) {
             Ok(store) => store,
-            Err(error) => {
-                let outcome = Outcome::Internal { error: error.to_string() };
-                return Ended { outcome, usage: Usage::default(), logs: RunLogs::default() };
-            }
+            Err(error) => return internal(error.to_string()),
         };
         // The guest's time is bounded by the clock around everything it does, because neither fuel
         // nor anything else runs while it waits in the host.
@@ -201,112 +323,31 @@ impl Sandbox {
             fuel_used: store.get_fuel().ok().map(|left| limits.fuel.saturating_sub(left)),
             memory_peak: Some(store.data().limiter.peak()),
         };
-        Ended { outcome, usage, logs: store.data().logs() }
+        let state = store.data_mut();
+        let uses = state.uses.take();
+        let mut outcome = outcome::denied(outcome, &uses);
+        state.redactor().outcome(&mut outcome);
+        let values =
+            if matches!(outcome, Outcome::Succeeded { .. }) { state.changes() } else { ValueChanges::default() };
+        let logs = state.logs(&uses);
+        Ended { outcome, usage, logs, uses, values }
     }
 
-    fn store(&self, state: State, limits: &Limits) -> wasmtime::Result<Store<State>> {
+    /// The client for requests; one that is never used costs nothing.
+    fn client_for(&self, call: &Call) -> Option<Arc<Client>> {
+        call.plugin().asks().contains(&Capability::Http).then(|| self.client())
+    }
+
+    fn store(&self, state: State, setting: &Setting) -> wasmtime::Result<Store<State>> {
         let mut store = Store::try_new(&self.engine, state)?;
         store.limiter(|state| &mut state.limiter);
         // Before instantiation: start functions run there.
-        store.set_fuel(limits.fuel)?;
+        store.set_fuel(setting.limits.fuel)?;
         store.fuel_async_yield_interval(Some(engine::YIELD_FUEL))?;
         store.set_hostcall_fuel(engine::TRANSFER_BYTES_MAX);
         store.set_max_component_handles(engine::HANDLES_MAX);
         Ok(store)
     }
-}
-
-impl Plugin {
-    pub fn digest(&self) -> &Arc<str> {
-        &self.digest
-    }
-
-    /// Whether it has no imports, so that its functions are functions of their arguments.
-    pub fn is_pure(&self) -> bool {
-        self.pure
-    }
-
-    /// Binds a job's arguments to the parameters of its function.
-    pub fn bind(self: &Arc<Self>, job: &Job) -> Result<Call> {
-        let function = self.find(&job.func)?;
-        let at = self.functions.iter().position(|f| std::ptr::eq(f, function)).unwrap_or_default();
-        let mut call = Call { plugin: self.clone(), function: at, args: Vec::new(), argv: Vec::new() };
-        if function.command {
-            call.argv = argv(job)?;
-            return Ok(call);
-        }
-        call.args = bind(function, job)
-            .map_err(|error| error.hint(format!("its signature is `{}: {}`", function.name, function.signature)))?;
-        Ok(call)
-    }
-
-    fn find(&self, func: &FuncRef) -> Result<&Function> {
-        inspect::find(&self.functions, &func.export).ok_or_else(|| {
-            let mut names: Vec<String> = self.functions.iter().map(|f| format!("`{}`", f.name)).collect();
-            if names.len() > 10 {
-                names.truncate(10);
-                names.push("…".into());
-            }
-            let (plugin, export) = (func.module.clone(), func.export.to_string());
-            Error::ExportNotFound { plugin, export, available: names.join(", ") }
-        })
-    }
-}
-
-impl Call {
-    async fn invoke(&self, store: &mut Store<State>) -> wasmtime::Result<Vec<Val>> {
-        let instance = self.plugin.pre.instantiate_async(&mut *store).await?;
-        let function = &self.plugin.functions[self.function];
-        let func = instance
-            .get_func(&mut *store, function.index)
-            .ok_or_else(|| wasmtime::Error::msg("the export is not in the instance"))?;
-        let mut results = vec![Val::Bool(false); func.ty(&*store).results().len()];
-        func.call_async(&mut *store, &self.args, &mut results).await?;
-        Ok(results)
-    }
-}
-
-fn bind(function: &Function, job: &Job) -> Result<Vec<Val>, Invalid> {
-    let names = || function.params.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    if job.args.len() > function.params.len() {
-        let reason = format!("{} are given, the function takes {}", job.args.len(), function.params.len());
-        return Err(Invalid::new("arguments", "", reason));
-    }
-    if let Some(unknown) = job.kwargs.keys().find(|name| !function.params.iter().any(|(param, _)| param == *name)) {
-        return Err(Invalid::new("argument", unknown, format!("there is no such parameter, there is {}", names())));
-    }
-    let bound =
-        function.params.iter().enumerate().map(|(at, (name, ty))| match (job.args.get(at), job.kwargs.get(name)) {
-            (Some(_), Some(_)) => Err(Invalid::new("argument", name, "it is given by position and by name")),
-            (Some(value), None) => value::from_json(ty, value, &format!("{name} (args[{at}])")),
-            (None, Some(value)) => value::from_json(ty, value, name),
-            (None, None) => Err(Invalid::new("arguments", "", format!("parameter `{name}` is missing"))),
-        });
-    bound.collect()
-}
-
-/// A command's arguments: its name, then the job's args, all strings.
-fn argv(job: &Job) -> Result<Vec<String>> {
-    if !job.kwargs.is_empty() {
-        let names: Vec<&str> = job.kwargs.keys().map(String::as_str).collect();
-        let error = Invalid::new("argument", names.join(", "), "a command takes arguments by position only");
-        return Err(Error::Invalid(error));
-    }
-    let mut argv = vec![job.func.module.to_string()];
-    for (at, arg) in job.args.iter().enumerate() {
-        match arg.as_str() {
-            Some(text) if !text.contains('\0') => argv.push(text.to_owned()),
-            _ => {
-                let error = Invalid::new(
-                    format!("argument args[{at}]"),
-                    arg.to_string(),
-                    "a command takes strings without NUL",
-                );
-                return Err(Error::Invalid(error));
-            }
-        }
-    }
-    Ok(argv)
 }
 
 /// The outcome of a call that came back: `err` is the guest's own failure.

@@ -2,6 +2,7 @@
 //! engine has no public type are told by their text, which tests pin.
 
 use super::host::State;
+use crate::grant::Use;
 use crate::invalid::printable;
 use crate::job::Limits;
 use crate::run::{ERROR_BYTES_MAX, Outcome};
@@ -27,7 +28,8 @@ pub fn outcome_of(error: &Error, store: &Store<State>, limits: &Limits) -> Outco
     // A guest notices that it gets no memory and gives up: `unreachable`, or it never got started.
     if store.data().limiter.refused && matches!(trap, None | Some(Trap::UnreachableCodeReached)) {
         let error = format!(
-            "it wanted more memory or tables than its {} bytes (`--memory` raises it, to {} at most)",
+            "it has {} bytes and wanted more memory or tables than its {} bytes (`--memory` raises it, to {} at most)",
+            store.data().limiter.peak(),
             limits.memory,
             Limits::MEMORY_MAX
         );
@@ -53,7 +55,32 @@ pub fn outcome_of(error: &Error, store: &Store<State>, limits: &Limits) -> Outco
         // The guest broke the canonical ABI: bad UTF-8, a pointer out of bounds, no such case.
         None => "abi".to_owned(),
     };
-    Outcome::Trapped { trap: kind, error: text(error), backtrace }
+    let error = text(error) + explanation(&kind);
+    Outcome::Trapped { trap: kind, error, backtrace }
+}
+
+/// A guest that was denied something and then failed was denied.
+pub fn denied(outcome: Outcome, uses: &[Use]) -> Outcome {
+    let what = uses.iter().find(|used| used.denied).map(|used| &used.what);
+    let error = match (&outcome, what) {
+        (Outcome::Failed { error } | Outcome::Trapped { error, .. }, Some(_)) => error.clone(),
+        _ => return outcome,
+    };
+    let Some(what) = what else { return outcome };
+    let mut error = format!("{what} is not granted (`{}` would grant it); then: {error}", what.flag());
+    crate::run::cut(&mut error, ERROR_BYTES_MAX);
+    Outcome::Denied { capability: what.to_string(), error }
+}
+
+/// What a limit was that has no flag, and what usually lies behind it.
+fn explanation(kind: &str) -> &'static str {
+    match kind {
+        "stack_overflow" => "; its stack has 512 KiB, which endless recursion uses up",
+        "transfer_limit" => "; one call carries at most 16 MiB between guest and host",
+        "resource_limit" => "; a run holds at most 4096 handles and 512 host resources at once: some are not dropped",
+        "abi" => "; it broke the canonical ABI: what it returned is no value of its type",
+        _ => "",
+    }
 }
 
 fn text(error: &Error) -> String {
@@ -66,10 +93,15 @@ fn text(error: &Error) -> String {
 fn backtrace(frames: &WasmBacktrace) -> Vec<String> {
     let mut lines: Vec<(String, usize)> = Vec::new();
     for frame in frames.frames() {
-        let name = match frame.func_name() {
+        let mut name = match frame.func_name() {
             Some(name) => printable(&format!("{:#}", rustc_demangle::demangle(name)), 200),
             None => format!("function {}", frame.func_index()),
         };
+        // The innermost of the functions that were inlined there.
+        let place = frame.symbols().first().and_then(|symbol| Some((symbol.file()?, symbol.line()?)));
+        if let Some((file, line)) = place {
+            name.push_str(&printable(&format!(" ({file}:{line})"), 200));
+        }
         match lines.last_mut() {
             Some((last, times)) if *last == name => *times += 1,
             _ => lines.push((name, 1)),

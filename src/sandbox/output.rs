@@ -2,6 +2,7 @@
 //! still succeeds. (A stream that closes when full makes Rust guests panic; the engine's own
 //! wrapper for custom streams queues without a bound.)
 
+use super::redact::Redactor;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -34,11 +35,12 @@ impl Captured {
         buffer.dropped += (bytes.len() - kept) as u64;
     }
 
-    /// What was written, as text, with a mark if something was dropped.
-    pub fn text(&self) -> String {
+    /// What was written, as text without secrets, with a mark if something was dropped.
+    pub fn text(&self, redactor: &Redactor) -> String {
         let buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::from_utf8_lossy(&buffer.kept).into_owned();
         if buffer.dropped > 0 {
+            redactor.cut_text(&mut text);
             text.push_str(&format!("\n[cut: {} more bytes]", buffer.dropped));
         }
         text
@@ -92,6 +94,6 @@ mod tests {
         let stream = Captured::new(4);
         stream.push(b"abc");
         stream.push(b"defg");
-        assert_eq!(stream.text(), "abcd\n[cut: 3 more bytes]");
+        assert_eq!(stream.text(&Redactor::default()), "abcd\n[cut: 3 more bytes]");
     }
 }

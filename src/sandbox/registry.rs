@@ -1,12 +1,15 @@
-//! Registering plugins: inspected, stored by digest, one more version of a name.
+//! Registering plugins: inspected, stored by digest, one more version of a name, with what it was
+//! granted.
 
 use super::{Sandbox, digest};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::func::{PluginName, check_label};
+use crate::grant::{DirGrant, Grants};
 use crate::invalid::Invalid;
 use crate::plugin::{Plugin, PluginVersion, VERSIONS_MAX};
 use crate::store::PluginStore;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The plugins of one installation.
@@ -15,21 +18,60 @@ pub struct Registry {
     sandbox: Arc<Sandbox>,
     plugins: Arc<dyn PluginStore>,
     clock: Arc<dyn Clock>,
+    /// Never given to plugins: where the installation keeps its own things.
+    home: Option<PathBuf>,
     /// One registration at a time: a component must not be dropped as unused before its plugin is
     /// written.
     changes: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl Registry {
-    pub fn new(sandbox: Arc<Sandbox>, plugins: Arc<dyn PluginStore>, clock: Arc<dyn Clock>) -> Self {
-        Registry { sandbox, plugins, clock, changes: Arc::default() }
+/// How a component is registered.
+#[derive(Debug, Clone, Default)]
+pub struct AddPlugin {
+    /// A label by which jobs can pin this version.
+    pub label: Option<String>,
+    /// What it is granted, all of it. Default what the version before it was granted, as far as this
+    /// one asks for it.
+    pub grants: Option<Grants>,
+    /// What is not granted is linked all the same, denied when it is used, and recorded.
+    pub audit: bool,
+    /// Forget that compiling it has failed before.
+    pub retry: bool,
+}
+
+impl AddPlugin {
+    #[must_use]
+    pub fn label(self, label: impl Into<String>) -> Self {
+        AddPlugin { label: Some(label.into()), ..self }
     }
 
-    /// Registers a component under a name and makes it the current version. The same component
+    #[must_use]
+    pub fn grants(self, grants: Grants) -> Self {
+        AddPlugin { grants: Some(grants), ..self }
+    }
+}
+
+impl Registry {
+    pub fn new(sandbox: Arc<Sandbox>, plugins: Arc<dyn PluginStore>, clock: Arc<dyn Clock>) -> Self {
+        Registry { sandbox, plugins, clock, home: None, changes: Arc::default() }
+    }
+
+    /// Never grants a directory that has `home` in it, or lies within it.
+    #[must_use]
+    pub fn protecting(self, home: &Path) -> Self {
+        Registry { home: Some(home.canonicalize().unwrap_or_else(|_| home.to_owned())), ..self }
+    }
+
+    /// Registers a component under a name. It becomes the current version, unless it asks for
+    /// something that it is not granted: then it waits for [`Registry::grant`]. The same component
     /// again only becomes current; a label that another version has is refused.
-    pub async fn add(&self, name: PluginName, label: Option<String>, bytes: Vec<u8>) -> Result<PluginVersion> {
+    pub async fn add(&self, name: PluginName, add: AddPlugin, bytes: Vec<u8>) -> Result<PluginVersion> {
+        let AddPlugin { label, grants, audit, retry } = add;
         if let Some(label) = &label {
             check_label(label).map_err(|reason| Invalid::new("version label", label, reason))?;
+        }
+        if let Some(grants) = &grants {
+            self.check(grants)?;
         }
         let _change = self.changes.lock().await;
         let digest = digest(&bytes);
@@ -40,28 +82,86 @@ impl Registry {
             return Err(Error::Invalid(Invalid::new("version label", label.unwrap_or_default(), reason)));
         }
         let (interface, bytes) = {
-            let sandbox = self.sandbox.clone();
-            let inspect = move || sandbox.inspect(&bytes).map(|interface| (interface, bytes));
+            let (sandbox, digest) = (self.sandbox.clone(), digest.clone());
+            let inspect = move || {
+                if retry {
+                    sandbox.forget(&digest);
+                }
+                sandbox.inspect(&bytes).map(|interface| (interface, bytes))
+            };
             tokio::task::spawn_blocking(inspect)
                 .await
                 .map_err(|e| Error::host("inspecting a plugin broke off", e))??
         };
         let size = bytes.len() as u64;
         self.plugins.put_component(&digest, &bytes).await?;
+        let inherited = plugin.current().map(|before| (*before.grants).clone()).unwrap_or_default();
         // The same component again keeps the labels by which jobs may have pinned it.
         let again = |version: &PluginVersion| {
             *version.digest == *digest && (label.is_none() || version.label.is_none() || version.label == label)
         };
         let before = plugin.versions.iter().position(again).map(|at| plugin.versions.remove(at));
+        let own = before.as_ref().map(|before| (*before.grants).clone());
+        let grants = grants.or(own).unwrap_or_else(|| inherited.for_imports(&interface.asks()));
         let label = label.or(before.and_then(|before| before.label));
-        let version = PluginVersion { digest: digest.into(), label, size, added: self.clock.now(), interface };
+        let added = self.clock.now();
+        let version =
+            PluginVersion { digest: digest.into(), label, size, added, interface, grants: grants.into(), audit };
         plugin.versions.push(version.clone());
         if plugin.versions.len() > VERSIONS_MAX {
-            let dropped = plugin.versions.remove(0);
+            let current = plugin.current().map(|current| current.digest.clone());
+            let oldest = plugin.versions.iter().position(|version| Some(&version.digest) != current.as_ref());
+            let dropped = plugin.versions.remove(oldest.unwrap_or(0));
             self.sandbox.forget(&dropped.digest);
         }
         self.plugins.put(plugin).await?;
         Ok(version)
+    }
+
+    /// Grants the newest version of a plugin, or the one with a digest that begins so, exactly this,
+    /// and says whether it is audited. Jobs of the plugin are for the caller to look at.
+    pub async fn grant(
+        &self,
+        name: &PluginName,
+        digest: Option<&str>,
+        audit: bool,
+        change: impl FnOnce(&Grants) -> Grants,
+    ) -> Result<PluginVersion> {
+        let _change = self.changes.lock().await;
+        let mut plugin = self.get(name).await?;
+        let wanted = |version: &&mut PluginVersion| digest.is_none_or(|prefix| version.digest.starts_with(prefix));
+        let Some(version) = plugin.versions.iter_mut().rev().find(wanted) else {
+            let reason = "the plugin has no version with this digest (`sandclock plugin show` lists them)";
+            return Err(Invalid::new("digest", digest.unwrap_or_default(), reason).into());
+        };
+        let grants = change(&version.grants);
+        self.check(&grants)?;
+        (version.grants, version.audit) = (grants.into(), audit);
+        let version = version.clone();
+        self.plugins.put(plugin).await?;
+        Ok(version)
+    }
+
+    /// What must hold of grants on this machine.
+    fn check(&self, grants: &Grants) -> Result<()> {
+        grants.validate()?;
+        grants.dirs.iter().try_for_each(|dir| self.check_dir(dir)).map_err(Error::Invalid)
+    }
+
+    fn check_dir(&self, dir: &DirGrant) -> Result<(), Invalid> {
+        let bad = |reason: String| Err(Invalid::new("directory", dir.to_string(), reason));
+        let real = match Path::new(&dir.host).canonicalize() {
+            Ok(real) if real.is_dir() => real,
+            Ok(_) => return bad("it is no directory".into()),
+            Err(error) => return bad(format!("it cannot be found: {error}")),
+        };
+        if real != Path::new(&dir.host) {
+            return bad(format!("there is a link in it; its own path is `{}`", real.display()));
+        }
+        if self.home.as_ref().is_some_and(|home| home.starts_with(&real) || real.starts_with(home)) {
+            return bad("Sandclock keeps its own things there".into());
+        }
+        Ok(())
     }
 
     pub async fn get(&self, name: &PluginName) -> Result<Plugin> {

@@ -263,8 +263,8 @@ impl Dispatcher {
             let report = execute.catch_unwind().await.unwrap_or_else(|_| {
                 Report::not_started(clock.now(), Outcome::Internal { error: "the executor panicked".into() })
             });
-            let Report { started, ended, outcome, usage, plugin_digest, logs } = report;
-            let finished = Finished { run, started, ended, outcome, usage, plugin_digest, logs };
+            let Report { started, ended, outcome, usage, plugin_digest, logs, uses, values } = report;
+            let finished = Finished { run, started, ended, outcome, usage, plugin_digest, logs, uses, values };
             let _ = tell.send(News::Ended(Box::new(finished), permit));
         });
     }

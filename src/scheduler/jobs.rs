@@ -11,6 +11,7 @@ use crate::run::RunId;
 use crate::scheduler::AddOptions;
 use crate::store::{Change, JobEntry, JobFilter, JobStore, List, Page, Reply};
 use crate::trigger::Trigger;
+use crate::values::Values;
 use chrono::{DateTime, SubsecRound, Utc};
 use std::sync::Arc;
 
@@ -144,6 +145,22 @@ impl Scheduler {
             }
         }
         Err(Error::JobNotFound(id.clone()))
+    }
+
+    /// A job's own key-value state.
+    pub async fn get_values(&self, id: &JobId) -> Result<Values> {
+        for store in self.all_stores() {
+            if store.get_job(id).await?.is_some() {
+                return store.get_values(id).await;
+            }
+        }
+        Err(Error::JobNotFound(id.clone()))
+    }
+
+    /// Forgets a job's own key-value state.
+    pub async fn clear_values(&self, id: &JobId) -> Result<JobEntry> {
+        let store = self.store_of(id).await?;
+        self.change_job(&store, Change::ClearValues { id: id.clone() }).await
     }
 
     /// Jobs of one store, by id.

@@ -109,13 +109,10 @@ impl<S: JobStore> Bench<S> {
 
 fn ended(at: i64, run: RunId, outcome: Outcome) -> Finished {
     Finished {
-        run,
         started: Some(time(at)),
-        ended: time(at),
-        outcome,
         usage: Usage { fuel_used: Some(7), memory_peak: Some(65536) },
         plugin_digest: Some("ab".repeat(32).into()),
-        logs: RunLogs::default(),
+        ..Finished::of(run, time(at), outcome)
     }
 }
 

@@ -2,16 +2,19 @@
 
 use super::table::Table;
 use super::{
-    Counts, JobEntry, JobFilter, JobStore, List, ListenerStore, Page, PluginStore, Retention, RunFilter, Turn, Turned,
-    closed,
+    Component, Counts, JobEntry, JobFilter, JobStore, List, ListenerStore, Page, PluginStore, Retention, RunFilter,
+    SecretStore, Turn, Turned, closed,
 };
 use crate::error::Result;
 use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
+use crate::grant::SecretName;
 use crate::job::{Alias, JobId};
 use crate::listener::{Listener, Progress};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
+use crate::secret::Secret;
+use crate::values::Values;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -26,6 +29,7 @@ struct Inner {
     runs: BTreeMap<RunId, (Run, RunLogs)>,
     by_job: HashMap<JobId, VecDeque<RunId>>,
     events: VecDeque<Event>,
+    values: HashMap<JobId, Arc<Values>>,
     closed: bool,
 }
 
@@ -41,6 +45,7 @@ impl MemoryStore {
             runs: BTreeMap::new(),
             by_job: HashMap::new(),
             events: VecDeque::new(),
+            values: HashMap::new(),
             closed: false,
         }))
     }
@@ -83,7 +88,23 @@ impl JobStore for MemoryStore {
     async fn turn(&self, turn: Turn) -> Result<Turned> {
         let mut inner = self.inner()?;
         let now = turn.now;
-        let (turned, delta) = inner.table.turn(turn);
+        let (mut turned, delta) = inner.table.turn(turn);
+        for (id, changes) in delta.values {
+            match changes {
+                Some(changes) => changes.apply(Arc::make_mut(inner.values.entry(id).or_default())),
+                None => drop(inner.values.remove(&id)),
+            }
+        }
+        for id in &delta.touched {
+            if !inner.table.contains(id) {
+                inner.values.remove(id);
+            }
+        }
+        for claimed in &mut turned.claimed {
+            if let Some(values) = inner.values.get(&claimed.job.id) {
+                claimed.values = values.clone();
+            }
+        }
         for (run, logs) in delta.ended {
             inner.keep(run, logs);
         }
@@ -133,6 +154,10 @@ impl JobStore for MemoryStore {
         Ok(inner.events.range(from..).take(limit).cloned().collect())
     }
 
+    async fn get_values(&self, id: &JobId) -> Result<Values> {
+        Ok(self.inner()?.values.get(id).map(|values| (**values).clone()).unwrap_or_default())
+    }
+
     async fn counts(&self) -> Result<Counts> {
         let inner = self.inner()?;
         Ok(inner.table.counts(inner.runs.len() as u64))
@@ -170,6 +195,36 @@ impl ListenerStore for MemoryListenerStore {
     }
 }
 
+/// Secrets in memory.
+#[derive(Default)]
+pub struct MemorySecretStore(Mutex<BTreeMap<SecretName, Secret>>);
+
+impl MemorySecretStore {
+    fn secrets(&self) -> MutexGuard<'_, BTreeMap<SecretName, Secret>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl SecretStore for MemorySecretStore {
+    async fn put_secret(&self, name: &SecretName, secret: Secret) -> Result<()> {
+        self.secrets().insert(name.clone(), secret);
+        Ok(())
+    }
+
+    async fn secret(&self, name: &SecretName) -> Result<Option<Secret>> {
+        Ok(self.secrets().get(name).cloned())
+    }
+
+    async fn list_secrets(&self) -> Result<Vec<SecretName>> {
+        Ok(self.secrets().keys().cloned().collect())
+    }
+
+    async fn remove_secret(&self, name: &SecretName) -> Result<bool> {
+        Ok(self.secrets().remove(name).is_some())
+    }
+}
+
 /// Plugins in memory.
 #[derive(Default)]
 pub struct MemoryPluginStore(Mutex<Plugins>);
@@ -199,7 +254,7 @@ impl PluginStore for MemoryPluginStore {
         Ok(self.plugins().plugins.get(name).cloned())
     }
 
-    async fn resolve(&self, func: &FuncRef) -> Result<Arc<str>> {
+    async fn resolve(&self, func: &FuncRef) -> Result<Component> {
         super::resolve(self.plugins().plugins.get(&func.module), func)
     }
 

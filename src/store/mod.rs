@@ -10,15 +10,18 @@ mod table;
 pub use self::sled::{OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
 pub(crate) use table::Table;
 
-pub use memory::{MemoryListenerStore, MemoryPluginStore, MemoryStore};
+pub use memory::{MemoryListenerStore, MemoryPluginStore, MemorySecretStore, MemoryStore};
 
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
+use crate::grant::{Capability, Grants, SecretName, Use};
 use crate::job::{Alias, Arguments, Job, JobId, JobState, Question, Status};
 use crate::listener::{Listener, Progress};
 use crate::plugin::Plugin;
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
+use crate::secret::Secret;
+use crate::values::{ValueChanges, Values};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -72,13 +75,25 @@ pub struct Finished {
     pub usage: Usage,
     pub plugin_digest: Option<Arc<str>>,
     pub logs: RunLogs,
+    pub uses: Vec<Use>,
+    /// What changes in its job's state if it succeeded; ignored if it did not.
+    pub values: ValueChanges,
 }
 
 impl Finished {
     /// The end of a run of which no more is known.
-    pub(crate) fn of(run: RunId, ended: DateTime<Utc>, outcome: Outcome) -> Self {
-        let (usage, logs) = (Usage::default(), RunLogs::default());
-        Finished { run, started: None, ended, outcome, usage, plugin_digest: None, logs }
+    pub fn of(run: RunId, ended: DateTime<Utc>, outcome: Outcome) -> Self {
+        Finished {
+            run,
+            started: None,
+            ended,
+            outcome,
+            usage: Usage::default(),
+            plugin_digest: None,
+            logs: RunLogs::default(),
+            uses: Vec::new(),
+            values: ValueChanges::default(),
+        }
     }
 }
 
@@ -152,6 +167,10 @@ pub enum Change {
         id: JobId,
         reason: String,
     },
+    /// Forgets the job's own key-value state.
+    ClearValues {
+        id: JobId,
+    },
     /// Ends a quarantine. A job that is not quarantined stays as it is.
     Release {
         id: JobId,
@@ -213,6 +232,8 @@ pub struct Turned {
 pub struct Claimed {
     pub run: Run,
     pub job: Arc<Job>,
+    /// The job's own state, as it is stored after the turn that claims the run.
+    pub values: Arc<Values>,
 }
 
 /// A job with its state.
@@ -377,6 +398,9 @@ pub trait JobStore: Send + Sync {
     /// Kept events with a sequence number greater than `since`, at most `limit`, in order.
     async fn list_events(&self, since: u64, limit: usize) -> Result<Vec<Event>>;
 
+    /// A job's own key-value state: what its successful runs stored. Empty if there is none.
+    async fn get_values(&self, id: &JobId) -> Result<Values>;
+
     async fn counts(&self) -> Result<Counts>;
 
     /// Makes everything durable and lets go of files and locks. Further calls fail.
@@ -391,9 +415,9 @@ pub trait PluginStore: Send + Sync {
 
     async fn get(&self, name: &PluginName) -> Result<Option<Plugin>>;
 
-    /// The digest of the component that a func means now. Called for every run, so it must be cheap.
-    /// Errors: `PluginNotFound`, `VersionNotFound`.
-    async fn resolve(&self, func: &FuncRef) -> Result<Arc<str>>;
+    /// The component that a func means now. Called for every run, so it must be cheap. Errors:
+    /// `PluginNotFound`, `VersionNotFound`.
+    async fn resolve(&self, func: &FuncRef) -> Result<Component>;
 
     /// All plugins, by name.
     async fn list(&self) -> Result<Vec<Plugin>>;
@@ -406,6 +430,34 @@ pub trait PluginStore: Send + Sync {
 
     /// The component's bytes, verified against the digest; `None` if there is none.
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>>;
+}
+
+/// A registered component, as far as a run needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    pub digest: Arc<str>,
+    pub grants: Arc<Grants>,
+    /// What it asks for and was not granted.
+    pub missing: Vec<Capability>,
+    pub audit: bool,
+    /// It has no imports, so that its functions are functions of their arguments.
+    pub pure: bool,
+}
+
+/// Secrets by name. What is stored is given to runs whose plugin was granted it, and never shown.
+#[async_trait]
+pub trait SecretStore: Send + Sync {
+    /// Replaces the secret, durably.
+    async fn put_secret(&self, name: &SecretName, secret: Secret) -> Result<()>;
+
+    /// Called for runs, so it must be cheap.
+    async fn secret(&self, name: &SecretName) -> Result<Option<Secret>>;
+
+    /// All names, in order.
+    async fn list_secrets(&self) -> Result<Vec<SecretName>>;
+
+    /// False if there was none.
+    async fn remove_secret(&self, name: &SecretName) -> Result<bool>;
 }
 
 /// Listeners that are told of stored events, and how far each is.
@@ -422,10 +474,16 @@ pub trait ListenerStore: Send + Sync {
 }
 
 /// What [`PluginStore::resolve`] answers, given the plugin.
-pub(crate) fn resolve(plugin: Option<&Plugin>, func: &FuncRef) -> Result<Arc<str>> {
+pub(crate) fn resolve(plugin: Option<&Plugin>, func: &FuncRef) -> Result<Component> {
     let plugin = plugin.ok_or_else(|| Error::PluginNotFound(func.module.clone()))?;
     let version = plugin.version(func).ok_or_else(|| Error::VersionNotFound(func.clone()))?;
-    Ok(version.digest.clone())
+    Ok(Component {
+        digest: version.digest.clone(),
+        grants: version.grants.clone(),
+        missing: version.missing(),
+        audit: version.audit,
+        pure: version.interface.imports.is_empty(),
+    })
 }
 
 /// The error of a store that was closed or has failed before.

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use sandclock::outbound::Outbound;
-use sandclock::sandbox::{Registry, Sandbox};
+use sandclock::sandbox::{AddPlugin, Registry, Sandbox};
 use sandclock::scheduler::Listeners;
 use sandclock::store::{ListenerStore, MemoryListenerStore, MemoryPluginStore, SledOptions};
 use sandclock::*;
@@ -67,8 +67,10 @@ async fn listeners(bench: &Bench, store: Arc<dyn ListenerStore>) -> (Listeners, 
     let clock: Arc<dyn Clock> = Arc::new(bench.clock.clone());
     let sandbox = Arc::new(Sandbox::new(2, None).unwrap());
     let plugins = Arc::new(MemoryPluginStore::default());
-    let host = PluginHost::new(sandbox.clone(), plugins.clone(), clock.clone());
-    let outbound = Outbound::new(host, "node".into()).unwrap();
+    let secrets = Arc::new(sandclock::store::MemorySecretStore::default());
+    let host = PluginHost::new(sandbox.clone(), plugins.clone(), secrets, clock.clone());
+    let executor = Arc::new(AsyncExecutor::new(host, &AsyncOptions { slots: 2, threads: 1 }).unwrap());
+    let outbound = Outbound::new(executor, clock.clone(), "node".into()).unwrap();
     let listeners = Listeners::new(bench.scheduler.clone(), store, Arc::new(outbound));
     listeners.start().await.unwrap();
     (listeners, Registry::new(sandbox, plugins, clock))
@@ -193,7 +195,7 @@ async fn an_export_of_a_plugin_listens() {
     let target = |func: &str| Target::Plugin { func: func.parse().unwrap(), limits: Limits::default() };
     let mut listener = Listener::new("p".parse().unwrap(), target("picky:on-event"));
     assert!(matches!(listeners.put(listener.clone()).await, Err(Error::PluginNotFound(_))));
-    registry.add("picky".parse().unwrap(), None, wat::parse_str(PICKY).unwrap()).await.unwrap();
+    registry.add("picky".parse().unwrap(), AddPlugin::default(), wat::parse_str(PICKY).unwrap()).await.unwrap();
     let missing = Listener { target: target("picky:nothing"), ..listener.clone() };
     assert!(matches!(listeners.put(missing).await, Err(Error::ExportNotFound { .. })));
     listener.mask = EventKind::JobAdded | EventKind::JobExecuted;

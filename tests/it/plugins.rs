@@ -1,7 +1,7 @@
 //! The plugins of this repository, compiled as a user compiles them, called with typed arguments.
 
 use chrono::Utc;
-use sandclock::sandbox::{Ended, Sandbox, digest};
+use sandclock::sandbox::{Ended, Sandbox, Setting, digest};
 use sandclock::*;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -39,7 +39,7 @@ async fn call(plugin: &str, export: &str, kwargs: Value, change: impl FnOnce(&mu
         "scheduled_time": "2027-01-01T00:00:00Z", "attempt": 3, "node": "n", "state": "claimed",
     }))
     .unwrap();
-    SANDBOX.call(call, &run, &job.limits, Utc::now(), &CancellationToken::new()).await
+    SANDBOX.call(call, &Setting::new(&run, &job, Utc::now()), &CancellationToken::new()).await
 }
 
 #[tokio::test]

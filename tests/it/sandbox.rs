@@ -3,7 +3,7 @@
 
 use chrono::Utc;
 use proptest::prelude::*;
-use sandclock::sandbox::{Ended, Sandbox, digest};
+use sandclock::sandbox::{AddPlugin, Ended, Sandbox, Setting, digest};
 use sandclock::*;
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
@@ -31,10 +31,14 @@ fn run_of(job: &Job) -> Run {
     .unwrap()
 }
 
+fn setting(job: &Job) -> Setting {
+    Setting::new(&run_of(job), job, Utc::now())
+}
+
 async fn call(component: &[u8], job: &Job) -> Ended {
     let plugin = SANDBOX.load(&digest(component), component).unwrap_or_else(|e| panic!("{e}"));
     let call = plugin.bind(job).unwrap_or_else(|e| panic!("{e}"));
-    SANDBOX.call(call, &run_of(job), &job.limits, Utc::now(), &CancellationToken::new()).await
+    SANDBOX.call(call, &setting(job), &CancellationToken::new()).await
 }
 
 /// Runs a component of `tests/hostile` and expects a class, perhaps with its kind of trap.
@@ -100,11 +104,11 @@ fn an_import_that_nobody_provides_is_named() {
 #[test]
 fn a_capability_that_is_not_given_is_named_in_words() {
     let text = r#"(component
-        (import "wasi:http/types@0.2.0" (instance))
+        (import "wasi:keyvalue/store@0.2.0" (instance))
         (import "wasi:sockets/network@0.2.0" (instance))
         (import "wasi:clocks/wall-clock@0.2.0" (instance)))"#;
     let error = SANDBOX.inspect(&wasm(text)).unwrap_err().to_string();
-    for word in ["outgoing HTTP (`wasi:http/types@0.2.0`)", "network sockets (`wasi:sockets/network@0.2.0`)"] {
+    for word in ["a key-value store (there is `sandclock:plugin/state`) (`wasi:keyvalue/store@0.2.0`)", "network sockets (`wasi:sockets/network@0.2.0`)"] {
         assert!(error.contains(word), "{error}");
     }
     assert!(!error.contains("wall-clock"), "what is given is not complained of: {error}");
@@ -167,7 +171,7 @@ async fn a_loop_stops_when_it_is_cancelled() {
         stop.cancel();
         Instant::now()
     });
-    let ended = SANDBOX.call(call, &run_of(&job), &job.limits, Utc::now(), &cancel).await;
+    let ended = SANDBOX.call(call, &setting(&job), &cancel).await;
     let took = stopped.join().unwrap().elapsed();
     assert_eq!(ended.outcome, Outcome::Cancelled);
     assert!(took < Duration::from_millis(200), "it went on for {took:?}");
@@ -215,7 +219,7 @@ fn round_trip(component: &[u8], value: &Value) -> Result<Value, String> {
     let job = job("echo", vec![value.clone()]);
     let call = plugin.bind(&job).map_err(|e| e.to_string())?;
     let cancel = CancellationToken::new();
-    match runtime.block_on(SANDBOX.call(call, &run_of(&job), &job.limits, Utc::now(), &cancel)).outcome {
+    match runtime.block_on(SANDBOX.call(call, &setting(&job), &cancel)).outcome {
         Outcome::Succeeded { value } => Ok(value),
         other => Err(format!("{other:?}")),
     }
@@ -295,10 +299,16 @@ async fn a_neighbour_is_on_time_while_guests_spin() {
     let plugins = Arc::new(sandclock::store::MemoryPluginStore::default());
     let registry = sandclock::sandbox::Registry::new(sandbox.clone(), plugins.clone(), clock.clone());
     let spin = wasm(include_str!("../hostile/loop_run.wat"));
-    registry.add("spin".parse().unwrap(), None, spin).await.unwrap();
-    registry.add("echo".parse().unwrap(), None, ECHO_U64.clone()).await.unwrap();
+    registry.add("spin".parse().unwrap(), AddPlugin::default(), spin).await.unwrap();
+    registry.add("echo".parse().unwrap(), AddPlugin::default(), ECHO_U64.clone()).await.unwrap();
     let options = AsyncOptions { slots: 8, threads: 2 };
-    let executor = Arc::new(AsyncExecutor::new(PluginHost::new(sandbox, plugins, clock.clone()), &options).unwrap());
+    let executor = Arc::new(
+        AsyncExecutor::new(
+            PluginHost::new(sandbox, plugins, Arc::new(sandclock::store::MemorySecretStore::default()), clock.clone()),
+            &options,
+        )
+        .unwrap(),
+    );
     let scheduler = Scheduler::new(clock);
     scheduler.add_executor(Alias::default(), executor).await.unwrap();
     scheduler.add_jobstore(Alias::default(), Arc::new(MemoryStore::new(Alias::default(), "n"))).await.unwrap();

@@ -230,6 +230,9 @@ impl JobStore for Failing {
     async fn list_events(&self, since: u64, limit: usize) -> Result<Vec<Event>> {
         self.0.list_events(since, limit).await
     }
+    async fn get_values(&self, id: &JobId) -> Result<Values> {
+        self.0.get_values(id).await
+    }
     async fn counts(&self) -> Result<store::Counts> {
         self.0.counts().await
     }

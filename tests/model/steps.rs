@@ -341,15 +341,7 @@ fn outcome(random: &mut Random) -> Outcome {
 }
 
 fn finished(run: RunId, now: DateTime<Utc>, outcome: &Outcome) -> Finished {
-    Finished {
-        run,
-        started: Some(now),
-        ended: now,
-        outcome: outcome.clone(),
-        usage: Usage::default(),
-        plugin_digest: None,
-        logs: RunLogs::default(),
-    }
+    Finished { started: Some(now), ..Finished::of(run, now, outcome.clone()) }
 }
 
 /// A job of random policies.

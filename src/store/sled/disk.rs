@@ -21,8 +21,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The layout that this program writes. Version 1 had no arguments, no listeners and other rows of
-/// states; it is read, and is of the new version from then on.
-pub const FORMAT: u32 = 2;
+/// states, version 2 no states of jobs and no secrets; they are read, and are of the new version from
+/// then on.
+pub const FORMAT: u32 = 3;
 const FORMAT_OLDEST: u32 = 1;
 
 /// The trees, in the order of their names below.
@@ -42,8 +43,12 @@ pub const PLUGIN: usize = 6;
 pub const ARGUMENTS: usize = 7;
 /// Listeners that are told of stored events, and how far they are, in pieces.
 pub const LISTENER: usize = 8;
-const TREES: usize = 9;
-const NAMES: [&str; TREES] = ["meta", "job", "hot", "run", "log", "detail", "plugin", "arguments", "listener"];
+/// Jobs' own key-value states, in pieces.
+pub const VALUE: usize = 9;
+pub const SECRET: usize = 10;
+const TREES: usize = 11;
+const NAMES: [&str; TREES] =
+    ["meta", "job", "hot", "run", "log", "detail", "plugin", "arguments", "listener", "value", "secret"];
 
 const FORMAT_KEY: &[u8] = b"format";
 const SUM_KEY: &[u8] = b"sum";
@@ -70,6 +75,13 @@ impl Writes {
 
     pub fn remove(&mut self, tree: usize, key: Vec<u8>) {
         self.rows[tree].insert(key, None);
+    }
+
+    /// Turns what is to be written under a prefix into its removal.
+    pub fn remove_prefix(&mut self, tree: usize, prefix: &[u8]) {
+        for (_, value) in self.rows[tree].range_mut(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)) {
+            *value = None;
+        }
     }
 }
 
@@ -401,7 +413,7 @@ fn opening(dir: &Path, error: sled::Error) -> Error {
     }
 }
 
-fn broken(error: sled::Error) -> Error {
+pub fn broken(error: sled::Error) -> Error {
     failed("the database failed", Some(Box::new(error)))
 }
 

@@ -17,28 +17,27 @@ mod component;
 mod disk;
 mod export;
 mod history;
+mod ports;
+mod values;
 
 pub use disk::OPENER as OPENER_THREAD;
 pub use export::{Recovered, recover};
 
 use super::row;
 use super::table::{Definitions, Delta, Table};
-use super::{
-    Counts, JobEntry, JobFilter, JobStore, List, ListenerStore, Page, PluginStore, Retention, RunFilter, Turn, Turned,
-    closed,
-};
+use super::{Counts, JobEntry, JobFilter, JobStore, List, Page, Retention, RunFilter, Turn, Turned, closed};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::func::{FuncRef, PluginName};
+use crate::func::PluginName;
 use crate::job::{Alias, Arguments, Job, JobId};
-use crate::listener::{Listener, Progress};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
+use crate::values::Values;
 use ::sled::Tree;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use codec::{piece_of, pieces, prefix, seal, unseal};
-use disk::{ARGUMENTS, DirLock, Disk, HOT, JOB, LISTENER, PLUGIN, Writes};
+use disk::{ARGUMENTS, DirLock, Disk, HOT, JOB, PLUGIN, Writes};
 use history::History;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -95,6 +94,8 @@ struct Open {
     table: Table,
     history: History,
     plugins: Plugins,
+    /// Jobs that have a state of their own.
+    valued: HashSet<JobId>,
     /// Plugins or definitions of jobs changed since the last export, and when that was.
     changed: bool,
     exported: DateTime<Utc>,
@@ -222,11 +223,13 @@ impl Open {
             known.insert(plugin.name.clone(), plugin);
         }
         let plugins = Arc::new(RwLock::new(known));
+        let valued = values::jobs(&disk)?;
         Ok(Open {
             disk,
             table,
             history,
             plugins,
+            valued,
             changed: false,
             exported: now,
             unheard: Vec::new(),
@@ -287,6 +290,7 @@ impl Open {
             let bytes = bytes.map_err(|e| Error::host("cannot encode arguments", e))?;
             self.put_pieces(ARGUMENTS, &run.0.to_bytes(), bytes.as_deref(), &mut writes)?;
         }
+        self.keep_values(delta, &mut writes)?;
         self.changed |= !delta.defined.is_empty();
         self.history.add(now, events, &delta.ended, &mut writes)?;
         for key in std::mem::take(&mut writes.remove_pieces) {
@@ -374,6 +378,18 @@ fn definitions(tree: Tree) -> Definitions {
     })
 }
 
+/// One value of a tree of pieces, joined.
+fn value_of(disk: &Disk, tree: usize, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let mut value = None;
+    for row in disk.tree(tree).scan_prefix(prefix(key)) {
+        let (_, piece) = row.map_err(disk::broken)?;
+        let piece =
+            unseal(&piece).ok_or_else(|| Error::StoreFailed { what: "a row is damaged".into(), source: None })?;
+        value.get_or_insert_with(Vec::new).extend_from_slice(piece);
+    }
+    Ok(value)
+}
+
 /// Every value of a tree of pieces, joined, by its key.
 fn joined(disk: &Disk, tree: usize) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut values: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
@@ -404,6 +420,7 @@ impl JobStore for SledStore {
             let (mut turned, delta) = open.table.turn(turn);
             open.claimed = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
             open.keep(now, &turned.events, &delta)?;
+            open.give_values(&mut turned.claimed)?;
             (open.claimed, open.ended) = (Vec::new(), Vec::new());
             turned.events.splice(..0, open.unheard.drain(..));
             open.table.cool();
@@ -455,6 +472,11 @@ impl JobStore for SledStore {
         .await
     }
 
+    async fn get_values(&self, id: &JobId) -> Result<Values> {
+        let id = id.clone();
+        self.read(move |open| values::of_job(&open.disk, &id)).await
+    }
+
     async fn counts(&self) -> Result<Counts> {
         self.read(|open| Ok(open.table.counts(open.history.len()))).await
     }
@@ -472,108 +494,5 @@ impl JobStore for SledStore {
             *lock(&dir_lock) = None;
         };
         tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("closing the store broke off", e))
-    }
-}
-
-#[async_trait]
-impl PluginStore for SledStore {
-    async fn put(&self, plugin: Plugin) -> Result<()> {
-        let home = self.home.clone();
-        self.write(move |open| {
-            let mut writes = Writes::default();
-            let bytes = serde_json::to_vec(&plugin).map_err(|e| Error::host("cannot encode a plugin", e))?;
-            open.put_pieces(PLUGIN, plugin.name.as_str().as_bytes(), Some(&bytes), &mut writes)?;
-            open.disk.commit(writes)?;
-            open.plugins.write().unwrap_or_else(PoisonError::into_inner).insert(plugin.name.clone(), plugin);
-            component::drop_unused(&home, plugins(&open.plugins).values());
-            open.changed = true;
-            Ok(())
-        })
-        .await
-    }
-
-    async fn get(&self, name: &PluginName) -> Result<Option<Plugin>> {
-        Ok(plugins(&self.plugins).get(name).cloned())
-    }
-
-    async fn list(&self) -> Result<Vec<Plugin>> {
-        Ok(plugins(&self.plugins).values().cloned().collect())
-    }
-
-    async fn resolve(&self, func: &FuncRef) -> Result<Arc<str>> {
-        super::resolve(plugins(&self.plugins).get(&func.module), func)
-    }
-
-    async fn remove(&self, name: &PluginName) -> Result<bool> {
-        let (home, name) = (self.home.clone(), name.clone());
-        self.write(move |open| {
-            if !plugins(&open.plugins).contains_key(&name) {
-                return Ok(false);
-            }
-            let mut writes = Writes::default();
-            open.put_pieces(PLUGIN, name.as_str().as_bytes(), None, &mut writes)?;
-            open.disk.commit(writes)?;
-            open.plugins.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
-            component::drop_unused(&home, plugins(&open.plugins).values());
-            open.changed = true;
-            Ok(true)
-        })
-        .await
-    }
-
-    async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<()> {
-        let (home, digest, bytes) = (self.home.clone(), digest.to_owned(), bytes.to_vec());
-        let work = move || component::write(&home, &digest, &bytes);
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("storing a component broke off", e)))
-    }
-
-    async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>> {
-        let (home, digest) = (self.home.clone(), digest.to_owned());
-        let work = move || component::read(&home, &digest);
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("reading a component broke off", e)))
-    }
-}
-
-/// A listener on disk.
-#[derive(Serialize, Deserialize)]
-struct StoredListener {
-    listener: Listener,
-    progress: Progress,
-}
-
-#[async_trait]
-impl ListenerStore for SledStore {
-    async fn put_listener(&self, listener: &Listener, progress: &Progress) -> Result<()> {
-        let stored = StoredListener { listener: listener.clone(), progress: progress.clone() };
-        self.write(move |open| {
-            let mut writes = Writes::default();
-            let bytes = serde_json::to_vec(&stored).map_err(|e| Error::host("cannot encode a listener", e))?;
-            open.put_pieces(LISTENER, stored.listener.name.as_str().as_bytes(), Some(&bytes), &mut writes)?;
-            open.disk.commit(writes)
-        })
-        .await
-    }
-
-    async fn list_listeners(&self) -> Result<Vec<(Listener, Progress)>> {
-        self.read(|open| {
-            let decode = |bytes: Vec<u8>| serde_json::from_slice::<StoredListener>(&bytes).ok();
-            let stored = joined(&open.disk, LISTENER)?.into_values().filter_map(decode);
-            Ok(stored.map(|stored| (stored.listener, stored.progress)).collect())
-        })
-        .await
-    }
-
-    async fn remove_listener(&self, name: &Alias) -> Result<bool> {
-        let name = name.clone();
-        self.write(move |open| {
-            let mut writes = Writes::default();
-            let key = name.as_str().as_bytes();
-            if open.disk.tree(LISTENER).scan_prefix(prefix(key)).next().is_none() {
-                return Ok(false);
-            }
-            open.put_pieces(LISTENER, key, None, &mut writes)?;
-            open.disk.commit(writes).map(|()| true)
-        })
-        .await
     }
 }

@@ -47,6 +47,12 @@ impl Table {
             Change::Backfill { id, range } => self.backfill(now, &id, range),
             Change::Answer { job, question, answer } => self.answer(now, &job, question, answer),
             Change::Quarantine { id, reason } => self.quarantine(now, &id, reason),
+            Change::ClearValues { id } => {
+                self.state(&id)?;
+                self.delta.touched.insert(id.clone());
+                self.delta.values.push((id.clone(), None));
+                self.reply(&id)
+            }
             Change::Release { id } => {
                 let state = self.state(&id)?;
                 if state.quarantine.take().is_some() {

@@ -204,7 +204,7 @@ impl Table {
         self.delta.touched.insert(job.id.clone());
         self.record(told(EventKind::JobSubmitted, now).run(&run));
         self.live.insert(run.id, run.clone());
-        turned.claimed.push(Claimed { run, job: called });
+        turned.claimed.push(Claimed { run, job: called, values: Arc::default() });
     }
 
     /// Records fire times that end without starting.

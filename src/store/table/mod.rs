@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
 use crate::job::{Alias, Arguments, Job, JobId, JobState, OnInterrupted, PendingRun, RemoveReason, RunningRun, Status};
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, RunState};
+use crate::values::ValueChanges;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 pub use jobs::Definitions;
 use jobs::{Entry, Jobs};
@@ -40,6 +41,8 @@ pub struct Delta {
     pub ended: Vec<(Run, RunLogs)>,
     /// Arguments of runs that wait or go on: to be kept, or to be forgotten.
     pub arguments: BTreeMap<RunId, Option<Arc<Arguments>>>,
+    /// Changes of jobs' own states, in order; `None` forgets all of one.
+    pub values: Vec<(JobId, Option<ValueChanges>)>,
 }
 
 pub struct Table {
@@ -238,7 +241,7 @@ impl Table {
     }
 
     fn finish(&mut self, finished: Finished) {
-        let Finished { run: id, started, ended, outcome, usage, plugin_digest, logs } = finished;
+        let Finished { run: id, started, ended, outcome, usage, plugin_digest, logs, uses, values } = finished;
         let ended = ended.trunc_subsecs(6);
         if let Some(at) = started {
             self.start(&Started { run: id, at });
@@ -247,6 +250,7 @@ impl Table {
         let kind = outcome.kind();
         run.usage = usage;
         run.plugin_digest = plugin_digest;
+        run.uses = uses;
         run.has_logs = !logs.is_empty();
         run.end(ended, outcome);
         run.trim();
@@ -261,6 +265,9 @@ impl Table {
         }
         let event = if kind == OutcomeKind::Succeeded { EventKind::JobExecuted } else { EventKind::JobError };
         self.record(told(event, ended).run(&run));
+        if kind == OutcomeKind::Succeeded && !values.is_empty() && self.contains(&run.job_id) {
+            self.delta.values.push((run.job_id.clone(), Some(values)));
+        }
         self.settle(ended, &run, kind);
         self.delta.ended.push((run, logs));
     }

@@ -1,0 +1,203 @@
+//! One worker as the daemon knows it: its process, its socket, the calls that wait for their answers.
+
+use super::wire::{self, CallFrame, EndedFrame, FromWorker, ToWorker};
+use crate::grant::Grants;
+use bytes::BytesMut;
+use std::collections::HashMap;
+use std::io;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::Child;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Why a call has no answer: its worker is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Died {
+    /// In words: `signal 6`.
+    pub how: String,
+    /// Calls that it took with it.
+    pub calls: usize,
+}
+
+type Answer = Result<Box<EndedFrame>, Died>;
+
+/// A worker process that serves one plugin.
+pub struct Worker {
+    pub digest: Arc<str>,
+    pub grants: Arc<Grants>,
+    calls: Mutex<Calls>,
+    frames: mpsc::UnboundedSender<Vec<u8>>,
+    next: AtomicU64,
+    kill: CancellationToken,
+    gone: AtomicBool,
+}
+
+#[derive(Default)]
+struct Calls {
+    waiting: HashMap<u64, (oneshot::Sender<Answer>, u64)>,
+    /// Memory that the waiting calls may use, in bytes.
+    memory: u64,
+    /// The last end of a call, for those that look for a worker to retire.
+    used: u64,
+}
+
+/// A call that a worker was given. Dropping it takes the place back.
+pub struct Waiting {
+    pub answer: oneshot::Receiver<Answer>,
+    pub id: u64,
+}
+
+impl Worker {
+    pub fn new(digest: Arc<str>, grants: Arc<Grants>) -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+        // At most as many frames wait here as there are slots, and as many cancellations.
+        let (frames, queue) = mpsc::unbounded_channel();
+        let worker = Worker {
+            digest,
+            grants,
+            calls: Mutex::default(),
+            frames,
+            next: AtomicU64::new(0),
+            kill: CancellationToken::new(),
+            gone: AtomicBool::new(false),
+        };
+        (worker, queue)
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Calls under way, the memory that they may use, and when one was last made or ended.
+    pub fn load(&self) -> (usize, u64, u64) {
+        let calls = self.calls();
+        (calls.waiting.len(), calls.memory, calls.used)
+    }
+
+    /// Reserves the place of a call; `now` orders uses. `None` if the worker is gone.
+    pub fn reserve(&self, memory: u64, now: u64) -> Option<Waiting> {
+        let mut calls = self.calls();
+        if self.is_gone() {
+            return None;
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (tell, answer) = oneshot::channel();
+        calls.waiting.insert(id, (tell, memory));
+        calls.memory += memory;
+        calls.used = now;
+        Some(Waiting { answer, id })
+    }
+
+    pub fn send(&self, call: CallFrame) -> io::Result<()> {
+        let frame = wire::encode(&ToWorker::Call(Box::new(call)))?;
+        // A worker that is gone has answered.
+        let _ = self.frames.send(frame);
+        Ok(())
+    }
+
+    pub fn cancel(&self, id: u64) {
+        let _ = wire::encode(&ToWorker::Cancel(id)).map(|frame| self.frames.send(frame));
+    }
+
+    /// Ends a call that nobody waits for any more, if it goes on.
+    pub fn cancel_and_release(&self, id: u64) {
+        let mut calls = self.calls();
+        if let Some((_, memory)) = calls.waiting.remove(&id) {
+            calls.memory -= memory;
+            drop(calls);
+            self.cancel(id);
+        }
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&self) {
+        self.kill.cancel();
+    }
+
+    fn answer(&self, id: u64, ended: Box<EndedFrame>) {
+        let mut calls = self.calls();
+        // An answer to a call that nobody made, or twice, is a worker's invention.
+        let Some((tell, memory)) = calls.waiting.remove(&id) else { return };
+        calls.memory -= memory;
+        drop(calls);
+        let _ = tell.send(Ok(ended));
+    }
+
+    /// Drives the worker until its process is gone; then every call that waits is told.
+    pub async fn drive(
+        &self,
+        mut child: Child,
+        socket: UnixStream,
+        frames: mpsc::UnboundedReceiver<Vec<u8>>,
+        ended: impl Fn(),
+    ) {
+        let (reader, writer) = socket.into_split();
+        let status = tokio::select! {
+            status = child.wait() => status,
+            // It says nothing sound any more, or hears nothing: it has nothing to live for.
+            _ = self.read(reader, ended) => end(&mut child).await,
+            _ = write(writer, frames) => end(&mut child).await,
+            () = self.kill.cancelled() => end(&mut child).await,
+        };
+        self.gone.store(true, Ordering::Release);
+        let mut calls = self.calls();
+        let waiting = std::mem::take(&mut calls.waiting);
+        calls.memory = 0;
+        drop(calls);
+        let died = Died { how: how(status), calls: waiting.len() };
+        for (tell, _) in waiting.into_values() {
+            let _ = tell.send(Err(died.clone()));
+        }
+    }
+
+    async fn read(&self, mut reader: OwnedReadHalf, ended: impl Fn()) -> io::Result<()> {
+        let mut come = BytesMut::with_capacity(64 << 10);
+        while reader.read_buf(&mut come).await? > 0 {
+            while let Some(frame) = wire::next_frame(&mut come)? {
+                match wire::decode(&frame)? {
+                    FromWorker::Ended(id, answer) => self.answer(id, answer),
+                    FromWorker::Ready(_) => return Err(io::Error::other("a worker begins once")),
+                }
+            }
+            ended();
+        }
+        Ok(())
+    }
+}
+
+async fn write(mut writer: OwnedWriteHalf, mut frames: mpsc::UnboundedReceiver<Vec<u8>>) -> io::Result<()> {
+    while let Some(mut frame) = frames.recv().await {
+        while let Ok(more) = frames.try_recv() {
+            frame.extend_from_slice(&more);
+        }
+        writer.write_all(&frame).await?;
+    }
+    Ok(())
+}
+
+/// Kills the process, unless it has ended by itself meanwhile.
+async fn end(child: &mut Child) -> io::Result<ExitStatus> {
+    // A worker that closed its socket is about to end, and how it ends says more than a kill.
+    if let Ok(status) = tokio::time::timeout(std::time::Duration::from_millis(20), child.wait()).await {
+        return status;
+    }
+    child.start_kill()?;
+    child.wait().await
+}
+
+fn how(status: io::Result<ExitStatus>) -> String {
+    let Ok(status) = status else { return "unknown".to_owned() };
+    match std::os::unix::process::ExitStatusExt::signal(&status) {
+        Some(libc::SIGSYS) => "a system call that its jail forbids".to_owned(),
+        Some(signal) => format!("signal {signal}"),
+        None => format!("exit code {}", status.code().unwrap_or(-1)),
+    }
+}

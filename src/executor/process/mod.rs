@@ -1,0 +1,192 @@
+//! The `process` executor: guests run in worker processes that have locked themselves in, so that even
+//! a hole in the engine opens only a room without doors. A worker that dies takes its own runs with it
+//! and no other.
+
+mod broker;
+mod child;
+mod handle;
+mod pool;
+mod wire;
+
+pub use child::worker;
+pub use pool::PoolOptions;
+
+use super::{Began, Executor, PluginHost, Report};
+use crate::error::Result;
+use crate::job::Job;
+use crate::run::Outcome;
+use crate::sandbox::Ended;
+use crate::store::Claimed;
+use crate::trigger::AskedTrigger;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use handle::{Died, Worker};
+use pool::{Pool, Wanted};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use wire::CallFrame;
+
+/// How long a worker may take beyond a run's deadline, or its cancellation, before it is killed.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Runs plugins in worker processes.
+#[derive(Clone)]
+pub struct ProcessExecutor {
+    plugins: PluginHost,
+    pool: Arc<Pool>,
+    slots: usize,
+}
+
+/// Whose fault it is that a worker was killed.
+enum Overdue {
+    Deadline,
+    Cancelled,
+}
+
+impl ProcessExecutor {
+    /// To be called on a tokio runtime, which the workers' sockets are driven by.
+    pub fn new(plugins: PluginHost, slots: usize, options: PoolOptions) -> Result<Self> {
+        Ok(ProcessExecutor { plugins, pool: Pool::new(options)?, slots: slots.max(1) })
+    }
+
+    /// The same workers under another name, with slots of its own.
+    #[must_use]
+    pub fn with_slots(&self, slots: usize) -> Self {
+        ProcessExecutor { slots: slots.max(1), ..self.clone() }
+    }
+
+    /// Workers that live now.
+    pub fn workers(&self) -> usize {
+        self.pool.len()
+    }
+
+    async fn run(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Result<Report> {
+        let Claimed { run, job, values } = claimed;
+        let (component, grants) = self.plugins.resolve(&job).await?;
+        let given = self.plugins.given(&component, grants, values).await?;
+        let wanted =
+            Wanted { digest: component.digest.clone(), grants: component.grants.clone(), memory: job.limits.memory };
+        let place = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ok(Report::not_started(self.plugins.clock().now(), Outcome::Cancelled)),
+            place = self.pool.place(&wanted, &self.plugins) => place,
+        };
+        let (worker, waiting) = place?;
+        let started = self.plugins.clock().now();
+        began.tell(started);
+        let base = given.values.clone();
+        let frame = CallFrame {
+            id: waiting.id,
+            func: job.func.clone(),
+            args: job.args.clone(),
+            kwargs: job.kwargs.clone(),
+            job_id: run.job_id.as_str().into(),
+            run_id: run.id,
+            scheduled_time: run.scheduled_time,
+            attempt: run.attempt,
+            started,
+            limits: job.limits,
+            deterministic: job.deterministic,
+            picks: job.grants.clone(),
+            secrets: given.secrets,
+            values: given.values,
+            audit: given.audit,
+        };
+        let id = waiting.id;
+        let _place = Place { worker: &worker, id };
+        if let Err(error) = worker.send(frame) {
+            let outcome = Outcome::Internal { error: format!("the call cannot be sent to a worker: {error}") };
+            return Ok(self.plugins.report(started, component.digest, Ended::without_a_call(outcome)));
+        }
+        let (answer, overdue) = self.wait(&worker, waiting, job.limits.timeout, &cancel).await;
+        let ended = match answer {
+            Ok(ended) => ended.checked(&job.limits, &base),
+            Err(died) => Ended::without_a_call(lost(&died, overdue, &job)),
+        };
+        Ok(self.plugins.report(started, component.digest, ended))
+    }
+
+    /// Waits for a call's answer. A worker that gives none in time is killed.
+    async fn wait(
+        &self,
+        worker: &Worker,
+        waiting: handle::Waiting,
+        timeout: Duration,
+        cancel: &CancellationToken,
+    ) -> (Result<Box<wire::EndedFrame>, Died>, Option<Overdue>) {
+        let handle::Waiting { mut answer, id } = waiting;
+        let gone = |_| Err(Died { how: "unknown".into(), calls: 1 });
+        let overdue = tokio::select! {
+            biased;
+            ended = &mut answer => return (ended.unwrap_or_else(gone), None),
+            () = cancel.cancelled() => {
+                worker.cancel(id);
+                if let Ok(ended) = tokio::time::timeout(GRACE, &mut answer).await {
+                    return (ended.unwrap_or_else(gone), None);
+                }
+                Overdue::Cancelled
+            }
+            () = tokio::time::sleep(timeout + GRACE) => Overdue::Deadline,
+        };
+        worker.kill();
+        (answer.await.unwrap_or_else(gone), Some(overdue))
+    }
+}
+
+/// A call's place in its worker, given back when the run is over or not waited for any more.
+struct Place<'a> {
+    worker: &'a Worker,
+    id: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // Ended calls are not known any more; of one that was dropped, nobody wants the answer.
+        self.worker.cancel_and_release(self.id);
+    }
+}
+
+/// The outcome of a run whose worker is gone.
+fn lost(died: &Died, overdue: Option<Overdue>, job: &Job) -> Outcome {
+    match overdue {
+        Some(Overdue::Cancelled) => Outcome::Cancelled,
+        Some(Overdue::Deadline) => {
+            let timeout = crate::trigger::duration_text(job.limits.timeout);
+            Outcome::TimedOut { error: format!("it did not stop after {timeout}, so its worker was killed") }
+        }
+        // It was alone, so it was this one.
+        None if died.calls <= 1 => {
+            Outcome::Internal { error: format!("it broke its worker, which died of {}", died.how) }
+        }
+        None => Outcome::Interrupted,
+    }
+}
+
+#[async_trait]
+impl Executor for ProcessExecutor {
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    async fn check(&self, job: &Job) -> Result<()> {
+        self.plugins.check(job).await
+    }
+
+    async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report {
+        self.run(claimed, began, cancel).await.unwrap_or_else(|error| self.plugins.cannot(&error))
+    }
+
+    async fn next_fire_time(
+        &self,
+        trigger: &AskedTrigger,
+        previous: Option<DateTime<Utc>>,
+        from: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>> {
+        self.plugins.next_fire_time(trigger, previous, from, self).await
+    }
+
+    async fn shutdown(&self) {
+        self.pool.close();
+    }
+}

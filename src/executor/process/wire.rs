@@ -1,0 +1,188 @@
+//! What the daemon and a worker say to each other over their socket: frames of MessagePack, each
+//! behind its length. The worker is not trusted: what it says is bounded and checked.
+
+use crate::func::FuncRef;
+use crate::grant::{Grants, Pick, SecretName, Use};
+use crate::job::Limits;
+use crate::run::{Outcome, RunId, RunLogs, USES_MAX, Usage};
+use crate::sandbox::Ended;
+use crate::secret::Secret;
+use crate::values::{ValueChanges, Values};
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// Bytes of a frame from a worker: more than any result that a guest can return.
+pub const FRAME_BYTES_MAX: usize = 48 << 20;
+const HEAD: usize = 4;
+
+/// The first frame to a worker; `code` bytes of compiled code follow it.
+#[derive(Serialize, Deserialize)]
+pub struct Hello {
+    pub digest: Arc<str>,
+    pub grants: Arc<Grants>,
+    /// Bytes.
+    pub code: u64,
+    /// Runs at one time.
+    pub runs: usize,
+    /// Memory that the process may have, in bytes.
+    pub memory: u64,
+    /// A layer of its jail that is missing is a reason not to begin.
+    pub strict: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum ToWorker {
+    Call(Box<CallFrame>),
+    Cancel(u64),
+}
+
+/// One call. Its grants are those of the plugin, or the part that is picked.
+#[derive(Serialize, Deserialize)]
+pub struct CallFrame {
+    pub id: u64,
+    pub func: FuncRef,
+    pub args: Vec<Value>,
+    pub kwargs: Map<String, Value>,
+    pub job_id: Arc<str>,
+    pub run_id: RunId,
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub scheduled_time: DateTime<Utc>,
+    pub attempt: u32,
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub started: DateTime<Utc>,
+    pub limits: Limits,
+    pub deterministic: bool,
+    pub picks: Option<Vec<Pick>>,
+    pub secrets: BTreeMap<SecretName, Secret>,
+    pub values: Arc<Values>,
+    pub audit: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum FromWorker {
+    /// It has loaded the code and locked itself; or why it has not.
+    Ready(Result<(), String>),
+    Ended(u64, Box<EndedFrame>),
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct EndedFrame {
+    outcome: Outcome,
+    usage: Usage,
+    logs: RunLogs,
+    uses: Vec<Use>,
+    values: ValueChanges,
+}
+
+impl From<Ended> for EndedFrame {
+    fn from(ended: Ended) -> Self {
+        let Ended { outcome, usage, logs, uses, values } = ended;
+        EndedFrame { outcome, usage, logs, uses, values }
+    }
+}
+
+impl EndedFrame {
+    /// How a call ended, with what the worker could not have had cut off.
+    pub fn checked(self, limits: &Limits, base: &Arc<Values>) -> Ended {
+        let EndedFrame { mut outcome, usage, mut logs, mut uses, values } = self;
+        // A little more than the limit: a mark says what was cut.
+        let most = usize::try_from(limits.output).unwrap_or(usize::MAX).saturating_add(256);
+        for text in [&mut logs.stdout, &mut logs.stderr] {
+            crate::run::cut(text, most.saturating_mul(3));
+        }
+        uses.truncate(USES_MAX);
+        if let Err(error) = values.validate(base) {
+            outcome = Outcome::Internal { error: format!("its worker reports a state that cannot be: {error}") };
+        }
+        Ended { outcome, usage, logs, uses, values }
+    }
+}
+
+pub fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; HEAD];
+    rmp_serde::encode::write_named(&mut frame, message).map_err(io::Error::other)?;
+    let length = u32::try_from(frame.len() - HEAD).map_err(io::Error::other)?;
+    frame[..HEAD].copy_from_slice(&length.to_le_bytes());
+    Ok(frame)
+}
+
+pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
+    rmp_serde::from_slice(frame).map_err(io::Error::other)
+}
+
+/// Takes the first whole frame from what has come, if there is one. Errors: it is too long.
+pub fn next_frame(come: &mut bytes::BytesMut) -> io::Result<Option<bytes::BytesMut>> {
+    let Some(head) = come.first_chunk::<HEAD>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*head) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(io::Error::other("a frame is too long"));
+    }
+    if come.len() < HEAD + length {
+        come.reserve(HEAD + length - come.len());
+        return Ok(None);
+    }
+    let mut frame = come.split_to(HEAD + length);
+    Ok(Some(frame.split_off(HEAD)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_message_comes_back_from_its_frame_however_it_is_divided() {
+        let values = Arc::new(Values::from([("k".to_owned(), vec![0, 255])]));
+        let call = CallFrame {
+            id: 7,
+            func: "m:f".parse().unwrap(),
+            args: vec![serde_json::json!({"a": [1, null, "x", 1.5, u64::MAX]})],
+            kwargs: Map::new(),
+            job_id: "j".into(),
+            run_id: RunId(ulid::Ulid::from_parts(1, 2)),
+            scheduled_time: DateTime::from_timestamp_micros(1_234_567).unwrap(),
+            attempt: 3,
+            started: DateTime::from_timestamp_micros(7_654_321).unwrap(),
+            limits: Limits { timeout: std::time::Duration::from_millis(1500), ..Limits::default() },
+            deterministic: true,
+            picks: Some(vec!["http:a.org".parse().unwrap()]),
+            secrets: [("s".parse().unwrap(), Secret::from("hunter2hunter2"))].into(),
+            values: values.clone(),
+            audit: false,
+        };
+        let frame = encode(&ToWorker::Call(Box::new(call))).unwrap();
+        let mut come = bytes::BytesMut::new();
+        for byte in &frame[..frame.len() - 1] {
+            come.extend_from_slice(&[*byte]);
+            assert!(next_frame(&mut come).unwrap().is_none());
+        }
+        come.extend_from_slice(&frame[frame.len() - 1..]);
+        let ToWorker::Call(back) = decode(&next_frame(&mut come).unwrap().unwrap()).unwrap() else { panic!() };
+        assert_eq!(
+            (back.id, back.args[0]["a"][4].as_u64(), back.limits.timeout.as_millis()),
+            (7, Some(u64::MAX), 1500)
+        );
+        assert_eq!((back.values, back.secrets.len(), back.picks.unwrap().len()), (values, 1, 1));
+        let outcome = Outcome::Denied { capability: "http:a.org:443".into(), error: "x".into() };
+        let ended = Ended { outcome: outcome.clone(), ..Ended::without_a_call(Outcome::Cancelled) };
+        let frame = encode(&FromWorker::Ended(1, Box::new(ended.into()))).unwrap();
+        let FromWorker::Ended(1, back) = decode(&frame[HEAD..]).unwrap() else { panic!() };
+        assert_eq!(back.checked(&Limits::default(), &Arc::default()).outcome, outcome);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_from_a_worker_end_without_panic(bytes: Vec<u8>) {
+            let mut come = bytes::BytesMut::from(&bytes[..]);
+            if let Ok(Some(frame)) = next_frame(&mut come) {
+                let _ = decode::<FromWorker>(&frame);
+            }
+            let _ = decode::<FromWorker>(&bytes);
+        }
+    }
+}

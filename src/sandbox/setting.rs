@@ -1,0 +1,80 @@
+//! The circumstances of one call: whose run it is, what it may use, and what it is given.
+
+use crate::grant::{Grants, Pick, SecretName, Use};
+use crate::job::{Job, Limits};
+use crate::run::{Run, RunId, USES_MAX};
+use crate::secret::Secret;
+use crate::values::Values;
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Everything about a call but the function and its arguments.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    pub job_id: Arc<str>,
+    pub run_id: RunId,
+    pub scheduled_time: DateTime<Utc>,
+    pub attempt: u32,
+    pub started: DateTime<Utc>,
+    pub limits: Limits,
+    /// Its clock stands, and its random numbers depend on job and fire time alone.
+    pub deterministic: bool,
+    pub given: Given,
+}
+
+/// What a call may reach beyond computing.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    pub grants: Arc<Grants>,
+    /// The secrets that are granted and stored.
+    pub secrets: BTreeMap<SecretName, Secret>,
+    /// The job's own state.
+    pub values: Arc<Values>,
+    /// What is not granted is denied when it is used, and recorded.
+    pub audit: bool,
+}
+
+impl Setting {
+    /// A call for a run of a job that is given nothing.
+    pub fn new(run: &Run, job: &Job, started: DateTime<Utc>) -> Self {
+        Setting {
+            job_id: run.job_id.as_str().into(),
+            run_id: run.id,
+            scheduled_time: run.scheduled_time,
+            attempt: run.attempt,
+            started,
+            limits: job.limits,
+            deterministic: job.deterministic,
+            given: Given::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn given(self, given: Given) -> Self {
+        Setting { given, ..self }
+    }
+
+    /// When the run is ended as timed out.
+    pub fn deadline(&self) -> DateTime<Utc> {
+        self.started + chrono::TimeDelta::from_std(self.limits.timeout).unwrap_or_default()
+    }
+}
+
+/// What a run reached for, each thing once.
+#[derive(Debug, Clone, Default)]
+pub struct Uses(Arc<Mutex<Vec<Use>>>);
+
+impl Uses {
+    pub fn record(&self, what: Pick, denied: bool) {
+        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = Use { what, denied };
+        if uses.len() < USES_MAX && !uses.contains(&this) {
+            uses.push(this);
+        }
+    }
+
+    pub fn take(&self) -> Vec<Use> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
