@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Sets them all, soft and hard, so that the process can't take them back.
 pub(super) fn apply(rules: &Rules) -> Vec<Layer> {
     let mut layers = vec![
-        Layer::new("memory limit", "taking more memory than granted", memory(rules.data_bytes)),
+        Layer::new(super::MEMORY_LIMIT, "taking more memory than granted", memory(rules.data_bytes)),
         Layer::new("open files limit", "opening more files than granted", limit(Resource::Nofile, rules.open_files, 0)),
         Layer::new("file size limit", "writing larger files than granted", file_size(rules.file_bytes)),
     ];

@@ -65,6 +65,9 @@ pub struct GrantedDir {
     pub writable: bool,
 }
 
+/// The layer without which one process can take all of a machine's memory.
+pub const MEMORY_LIMIT: &str = "memory limit";
+
 /// How far a layer holds on this kernel. The text says what is missing, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
