@@ -6,8 +6,8 @@
 //! smaller.
 
 use futures::StreamExt;
-use sandclock::sandbox::{AddPlugin, Compiler, Registry, Sandbox, SandboxOptions};
 use sandclock::executor::Began;
+use sandclock::sandbox::{AddPlugin, Compiler, Registry, Sandbox, SandboxOptions};
 use sandclock::store::{Claimed, MemoryPluginStore, MemorySecretStore};
 use sandclock::*;
 use std::process::ExitCode;
@@ -45,9 +45,11 @@ async fn executors() -> (Arc<dyn Executor>, Arc<dyn Executor>) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let plugins = Arc::new(MemoryPluginStore::default());
     let host = |lines| {
-        let options = SandboxOptions { runs: AT_ONCE, lines, compiler: Compiler::InProcess, ..SandboxOptions::default() };
+        let options =
+            SandboxOptions { runs: AT_ONCE, lines, compiler: Compiler::InProcess, ..SandboxOptions::default() };
         let sandbox = Arc::new(Sandbox::with(options).unwrap());
-        let host = PluginHost::new(sandbox.clone(), plugins.clone(), Arc::new(MemorySecretStore::default()), clock.clone());
+        let host =
+            PluginHost::new(sandbox.clone(), plugins.clone(), Arc::new(MemorySecretStore::default()), clock.clone());
         (sandbox, host)
     };
     let (sandbox, inside) = host(false);

@@ -1,9 +1,10 @@
 //! `sandclock export`, `import` and `apply`.
 
 use super::client::Client;
-use super::output::{Output, field, table};
+use super::output::{Output, field, query, table};
 use super::{Done, Failure};
 use crate::bundle::{Action, Change};
+use crate::grant::Grants;
 use crate::invalid::printable;
 use crate::plugin::digest;
 use crate::store::Conflict;
@@ -126,6 +127,9 @@ struct DeclaredPlugin {
     /// The component, from the file's directory.
     path: PathBuf,
     label: Option<String>,
+    /// All that it is granted: what the flags of `plugin grant` say, such as `http = ["api.example.org"]`.
+    /// Absent: as before.
+    grants: Option<Grants>,
 }
 
 pub async fn apply(args: ApplyArgs, client: &Client, output: Output) -> Done {
@@ -140,6 +144,10 @@ pub async fn apply(args: ApplyArgs, client: &Client, output: Output) -> Done {
     if !plugins.is_empty() {
         for (plugin, bytes) in &plugins {
             eprintln!("plugin {}: {} bytes, {} comes in", plugin.name, bytes.len(), &digest(bytes)[..12]);
+            if let Some(grants) = &plugin.grants {
+                let picks: Vec<String> = grants.picks().iter().map(ToString::to_string).collect();
+                eprintln!("  granted, and nothing else: {}", picks.join(", "));
+            }
         }
     }
     match &planned {
@@ -156,16 +164,22 @@ pub async fn apply(args: ApplyArgs, client: &Client, output: Output) -> Done {
         return Err(Failure::failed("nothing was changed"));
     }
     for (plugin, bytes) in plugins {
-        let label =
-            plugin.label.as_ref().map_or(String::new(), |label| format!("?label={}", super::output::query(label)));
-        client.put_bytes::<Value>(&format!("/v1/plugins/{}{label}", plugin.name), bytes).await?;
+        let mut path = format!("/v1/plugins/{}?", plugin.name);
+        if let Some(label) = &plugin.label {
+            path.push_str(&format!("label={}&", query(label)));
+        }
+        if let Some(grants) = &plugin.grants {
+            let grants = serde_json::to_string(grants).map_err(|e| Failure::failed(e.to_string()))?;
+            path.push_str(&format!("grants={}", query(&grants)));
+        }
+        client.put_bytes::<Value>(path.trim_end_matches(['&', '?']), bytes).await?;
     }
     let applied: Value = client.post("/v1/apply", &spec(false)).await?;
     output.show(&applied, || println!("done with {}", summary(&applied)));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The declared plugins whose current version is another one.
+/// The declared plugins whose newest version is another one, or is granted something else.
 async fn changed_plugins<'a>(
     declared: &'a Declared,
     dir: &Path,
@@ -178,8 +192,10 @@ async fn changed_plugins<'a>(
         let bytes =
             std::fs::read(&path).map_err(|e| Failure::failed(format!("cannot read `{}`: {e}", path.display())))?;
         let known = list["items"].as_array().into_iter().flatten().find(|known| known["name"] == plugin.name.as_str());
-        let current = known.and_then(|known| known["versions"].as_array()?.last()?["digest"].as_str());
-        if current != Some(&digest(&bytes)) {
+        let newest = known.and_then(|known| known["versions"].as_array()?.last());
+        let granted = || newest.and_then(|newest| serde_json::from_value::<Grants>(newest["grants"].clone()).ok());
+        let same = newest.is_some_and(|newest| newest["digest"] == digest(&bytes));
+        if !same || plugin.grants.as_ref().is_some_and(|wanted| *wanted != granted().unwrap_or_default()) {
             changed.push((plugin, bytes));
         }
     }

@@ -118,6 +118,9 @@ pub fn print_grants(version: &Value) {
     for missing in missing {
         println!("  NOT GRANTED: {}; it cannot be scheduled until `{}` is granted", missing.words(), missing.flag());
     }
+    if version["current"] == false {
+        println!("  jobs stay with the version before it until then");
+    }
 }
 
 /// What a change of a plugin meant for its jobs.

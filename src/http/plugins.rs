@@ -27,6 +27,8 @@ pub struct Added {
     /// the current one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing: Vec<Capability>,
+    /// Jobs that pin no version follow it.
+    current: bool,
     /// Jobs that do not fit this version and are quarantined now.
     quarantined: usize,
     /// Quarantined jobs that fit it and are back.
@@ -37,7 +39,9 @@ impl Added {
     /// Looks at the plugin's jobs again.
     pub async fn of(app: &App, name: PluginName, version: PluginVersion) -> AppResult<Self> {
         let (quarantined, released) = app.scheduler.plugin_added(&name, &version.digest).await?;
-        Ok(Added { missing: version.missing(), name, version, quarantined, released })
+        let plugin = app.registry.get(&name).await?;
+        let current = plugin.current().is_some_and(|current| current.digest == version.digest);
+        Ok(Added { missing: version.missing(), current, name, version, quarantined, released })
     }
 }
 

@@ -3,9 +3,10 @@
 
 use crate::grant::HttpGrant;
 use async_trait::async_trait;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// Addresses of one host that are tried.
 const ADDRESSES_MAX: usize = 8;
@@ -33,13 +34,30 @@ pub trait Resolve: Send + Sync {
     async fn resolve(&self, host: &str) -> std::io::Result<Vec<IpAddr>>;
 }
 
-/// The resolver of the machine.
-pub struct SystemResolver;
+/// The resolver of the machine. It blocks a thread until it has an answer, whether anybody still waits
+/// for that or not; so a name server that does not answer costs this many threads and no more.
+const LOOKUPS_MAX: usize = 32;
+
+pub struct SystemResolver {
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        SystemResolver { lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    }
+}
 
 #[async_trait]
 impl Resolve for SystemResolver {
     async fn resolve(&self, host: &str) -> std::io::Result<Vec<IpAddr>> {
-        Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
+        let place = self.lookups.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+        let host = host.to_owned();
+        let lookup = move || {
+            let _place = place;
+            (host.as_str(), 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect())
+        };
+        tokio::task::spawn_blocking(lookup).await.map_err(std::io::Error::other)?
     }
 }
 
@@ -56,7 +74,7 @@ impl Direct {
 
 impl Default for Direct {
     fn default() -> Self {
-        Direct::new(Arc::new(SystemResolver))
+        Direct::new(Arc::new(SystemResolver::default()))
     }
 }
 

@@ -7,9 +7,11 @@ use super::{
 };
 use crate::error::Error;
 use crate::event::EventKind;
+use crate::grant::{Pick, Use};
 use crate::job::{Alias, Arguments, Coalesce, Expect, Job, JobId, Origin, Retry, Status};
 use crate::run::{LogLevel, LogLine, Outcome, OutcomeKind, RunId, RunLogs, RunState, Usage};
 use crate::trigger::Trigger;
+use crate::values::ValueChanges;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -43,6 +45,7 @@ pub async fn check<S: JobStore>(make: impl AsyncFn() -> S) {
     a_job_changed_at_the_same_time_is_not_overwritten(&Bench::new(make().await)).await;
     events_are_numbered_without_gaps_and_read_again(&Bench::new(make().await)).await;
     large_outputs_and_logs_come_back_whole(&Bench::new(make().await)).await;
+    what_a_run_changed_is_stored_with_its_success_alone(&Bench::new(make().await)).await;
     lists_page_in_order(&Bench::new(make().await)).await;
     a_closed_store_refuses(&Bench::new(make().await)).await;
 }
@@ -501,6 +504,51 @@ async fn large_outputs_and_logs_come_back_whole<S: JobStore>(bench: &Bench<S>) {
     assert_eq!((kept.outcome, kept.has_logs), (Some(outcome), true));
     let unknown = RunId(ulid::Ulid::nil());
     assert_eq!(bench.store.get_logs(unknown).await.expect("a read"), None);
+}
+
+async fn what_a_run_changed_is_stored_with_its_success_alone<S: JobStore>(bench: &Bench<S>) {
+    bench.add(every_ten("a")).await;
+    bench.add(every_ten("b")).await;
+    let changes = |changes: &[(&str, Option<&[u8]>)]| {
+        let owned = |(key, value): &(&str, Option<&[u8]>)| ((*key).to_owned(), value.map(<[u8]>::to_vec));
+        ValueChanges(changes.iter().map(owned).collect())
+    };
+    let large = vec![7; 60_000];
+    let first = changes(&[("k", Some(b"1")), ("k\0x", Some(&large)), ("\u{1}", Some(b""))]);
+    let failed = Outcome::Failed { error: "no".into() };
+    let rounds = [
+        (10, first.clone(), failed, 0),
+        (20, first, value(), 3),
+        (30, changes(&[("k", None), ("l", Some(b"2"))]), value(), 3),
+        (40, changes(&[("k\0x", Some(b"s"))]), Outcome::Cancelled, 3),
+        (50, changes(&[]), value(), 3),
+    ];
+    for (at, values, outcome, expected) in rounds {
+        let claimed = bench.claim(at).await.claimed;
+        let of_a = claimed.iter().find(|claimed| claimed.job.id == id("a")).expect("it is due");
+        let known = bench.store.get_values(&id("a")).await.expect("a read");
+        assert_eq!(*of_a.values, known, "a run is given what is stored");
+        let uses = vec![Use { what: Pick::State, denied: false }];
+        let finished = claimed.iter().map(|claimed| {
+            let ended = ended(at + 1, claimed.run.id, outcome.clone());
+            if claimed.job.id == id("a") {
+                Finished { values: values.clone(), uses: uses.clone(), ..ended }
+            } else {
+                ended
+            }
+        });
+        bench.turn(at + 1, Turn { finished: finished.collect(), ..Turn::default() }).await;
+        assert_eq!(bench.store.get_run(of_a.run.id).await.expect("a read").expect("it is kept").uses, uses);
+        let stored = bench.store.get_values(&id("a")).await.expect("a read");
+        assert_eq!(stored.len(), expected, "after {at}");
+    }
+    let stored = bench.store.get_values(&id("a")).await.expect("a read");
+    let expected = [("\u{1}".to_owned(), Vec::new()), ("k\0x".to_owned(), large), ("l".to_owned(), b"2".to_vec())];
+    assert_eq!(stored, expected.into());
+    assert!(bench.store.get_values(&id("b")).await.expect("a read").is_empty());
+    bench.change(60, Change::Remove { id: id("a") }).await.expect("removed");
+    bench.add(every_ten("a")).await;
+    assert!(bench.store.get_values(&id("a")).await.expect("a read").is_empty(), "it went with its job");
 }
 
 async fn lists_page_in_order<S: JobStore>(bench: &Bench<S>) {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod day;
+mod grants;
 mod listeners;
 mod plugins;
 mod sandbox;

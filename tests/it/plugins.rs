@@ -20,7 +20,7 @@ static BUILT: LazyLock<()> = LazyLock::new(|| {
     assert!(status.unwrap().success(), "the plugins do not build");
 });
 
-fn component(plugin: &str) -> Vec<u8> {
+pub fn component(plugin: &str) -> Vec<u8> {
     LazyLock::force(&BUILT);
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/target/wasm32-wasip2/release");
     std::fs::read(dir.join(plugin).with_extension("wasm")).unwrap()

@@ -108,7 +108,10 @@ fn a_capability_that_is_not_given_is_named_in_words() {
         (import "wasi:sockets/network@0.2.0" (instance))
         (import "wasi:clocks/wall-clock@0.2.0" (instance)))"#;
     let error = SANDBOX.inspect(&wasm(text)).unwrap_err().to_string();
-    for word in ["a key-value store (there is `sandclock:plugin/state`) (`wasi:keyvalue/store@0.2.0`)", "network sockets (`wasi:sockets/network@0.2.0`)"] {
+    for word in [
+        "a key-value store (there is `sandclock:plugin/state`) (`wasi:keyvalue/store@0.2.0`)",
+        "network sockets (`wasi:sockets/network@0.2.0`)",
+    ] {
         assert!(error.contains(word), "{error}");
     }
     assert!(!error.contains("wall-clock"), "what is given is not complained of: {error}");

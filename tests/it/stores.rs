@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sandclock::store::{
-    Change, Claim, Conflict, Finished, JobStore, Page, Retention, RunFilter, SledOptions, Turn, Turned, conformance,
+    Change, Claim, Conflict, Finished, JobStore, Page, Retention, RunFilter, SecretStore, SledOptions, Turn, Turned,
+    conformance,
 };
 use sandclock::*;
 use serde_json::json;
@@ -153,6 +154,32 @@ async fn history_is_pruned_and_the_disk_stays_flat() {
     let slots = BTreeMap::from([(Alias::default(), 8)]);
     store.turn(Turn { now: age, slots, claim: Claim::Due, ..Turn::default() }).await.unwrap();
     assert_eq!(store.counts().await.unwrap().runs, 0, "nothing is kept longer than its age");
+}
+
+#[tokio::test]
+async fn states_and_secrets_are_there_after_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let job = Job::new("a".parse().unwrap(), "m:f".parse().unwrap(), Trigger::every(Duration::from_secs(10)).unwrap());
+    let add = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None };
+    let slots = BTreeMap::from([(Alias::default(), 1)]);
+    let turn = Turn { now: time(0), changes: vec![add], slots: slots.clone(), ..Turn::default() };
+    store.turn(turn).await.unwrap();
+    let claim = Turn { now: time(10), claim: Claim::Due, slots: slots.clone(), ..Turn::default() };
+    let run = store.turn(claim).await.unwrap().claimed.remove(0).run.id;
+    let values = ValueChanges([("k".to_owned(), Some(vec![1, 2]))].into());
+    let finished = Finished { values, ..ended(run, 11) };
+    store.turn(Turn { now: time(11), finished: vec![finished], ..Turn::default() }).await.unwrap();
+    let name = "token".parse().unwrap();
+    store.put_secret(&name, Secret::from("s3cr3t-value")).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(home.path());
+    assert_eq!(store.secret(&name).await.unwrap(), Some(Secret::from("s3cr3t-value")));
+    let claim = Turn { now: time(20), claim: Claim::Due, slots, ..Turn::default() };
+    let claimed = store.turn(claim).await.unwrap().claimed.remove(0);
+    assert_eq!(*claimed.values, [("k".to_owned(), vec![1, 2])].into());
+    assert!(store.remove_secret(&name).await.unwrap() && !store.remove_secret(&name).await.unwrap());
 }
 
 #[tokio::test]

@@ -79,7 +79,8 @@ fn begin(hello: &Hello, socket: &mut UnixStream, broker: OwnedFd) -> Result<(San
     let network = plugin.asks().contains(&Capability::Http);
     let layers = jail::lock(&rules(hello, network));
     // Without its own limit, one worker could take all of the machine's memory.
-    let needed = |layer: &&Layer| (hello.strict && !layer.is_enforced()) || (layer.name == jail::MEMORY_LIMIT && layer.is_off());
+    let needed =
+        |layer: &&Layer| (hello.strict && !layer.is_enforced()) || (layer.name == jail::MEMORY_LIMIT && layer.is_off());
     if let Some(missing) = layers.iter().find(needed) {
         return Err(Error::host("the worker cannot lock itself in", missing.to_string()));
     }

@@ -36,6 +36,9 @@ const REAP_EVERY: Duration = Duration::from_secs(5);
 /// How long a worker may take to begin: a large plugin is a quarter of a gigabyte of code.
 const BEGIN_MAX: Duration = Duration::from_secs(30);
 
+/// Workers that are started for one call: more than one only if they end at once.
+const STARTS_MAX: u32 = 3;
+
 /// How workers are started.
 #[derive(Clone)]
 pub struct PoolOptions {
@@ -105,6 +108,7 @@ impl Pool {
 
     /// A worker for a call, with a place in it.
     pub async fn place(self: &Arc<Self>, wanted: &Wanted, plugins: &PluginHost) -> Result<(Arc<Worker>, Waiting)> {
+        let mut started = 0;
         loop {
             let freed = self.freed.notified();
             if let Some(place) = self.find(wanted, false) {
@@ -115,7 +119,12 @@ impl Pool {
             if let Some(place) = self.find(wanted, false) {
                 return Ok(place);
             }
+            if started == STARTS_MAX {
+                let gone = io::Error::other("they end before they are given anything to do");
+                return Err(Error::host("workers cannot be kept", gone));
+            }
             if self.make_room() {
+                started += 1;
                 let code = plugins.code(&wanted.digest).await?;
                 self.start(wanted, &code).await?;
                 continue;

@@ -331,7 +331,7 @@ pub fn as_of(kind: EventKind, mut run: Run) -> Run {
     }
     run.state = state;
     (run.ended, run.outcome, run.plugin_digest) = (None, None, None);
-    (run.usage, run.has_logs) = (Usage::default(), false);
+    (run.usage, run.uses, run.has_logs) = (Usage::default(), Vec::new(), false);
     run
 }
 
