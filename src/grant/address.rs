@@ -40,7 +40,7 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0, 0, 0, 0, 0, 0, 0, 0] => Some("the unspecified address"),
         [0, 0, 0, 0, 0, 0, 0, 1] => Some("a loopback address"),
         // Mapped, compatible and translated forms, NAT64 in both of its prefixes, 6to4, ISATAP.
-        [0, 0, 0, 0, 0, 0xffff, g, h] | [0, 0, 0, 0, 0, 0, g, h] | [0, 0, 0, 0, 0xffff, 0, g, h] => {
+        [0, 0, 0, 0, 0, 0xffff | 0, g, h] | [0, 0, 0, 0, 0xffff, 0, g, h] => {
             special_v4(low(g, h)).or(Some("an IPv4 address within an IPv6 one"))
         }
         [0x64, 0xff9b, 0, 0, 0, 0, g, h] => special_v4(low(g, h)),
