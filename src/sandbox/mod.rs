@@ -325,11 +325,12 @@ impl Sandbox {
         };
         let state = store.data_mut();
         let uses = state.uses.take();
+        let logs = state.logs(&uses);
+        let outcome = outcome::with_last_words(outcome, &logs.stderr);
         let mut outcome = outcome::denied(outcome, &uses);
         state.redactor().outcome(&mut outcome);
         let values =
             if matches!(outcome, Outcome::Succeeded { .. }) { state.changes() } else { ValueChanges::default() };
-        let logs = state.logs(&uses);
         Ended { outcome, usage, logs, uses, values }
     }
 

@@ -100,7 +100,7 @@ fn backtrace(frames: &WasmBacktrace) -> Vec<String> {
         // The innermost of the functions that were inlined there.
         let place = frame.symbols().first().and_then(|symbol| Some((symbol.file()?, symbol.line()?)));
         if let Some((file, line)) = place {
-            name.push_str(&printable(&format!(" ({file}:{line})"), 200));
+            name.push_str(&printable(&format!(" ({}:{line})", end_of_path(file)), 200));
         }
         match lines.last_mut() {
             Some((last, times)) if *last == name => *times += 1,
@@ -109,6 +109,28 @@ fn backtrace(frames: &WasmBacktrace) -> Vec<String> {
     }
     let shown = |(name, times)| if times == 1 { name } else { format!("{name} ({times} times)") };
     lines.into_iter().map(shown).collect()
+}
+
+/// The end of a long path, which says more than its beginning.
+fn end_of_path(path: &str) -> &str {
+    const SHOWN: usize = 60;
+    let from = path.len().saturating_sub(SHOWN);
+    path[path.ceil_char_boundary(from)..].split_once('/').filter(|_| from > 0).map_or(path, |(_, end)| end)
+}
+
+/// A trap is more often than not a guest's panic, which says why on stderr.
+pub fn with_last_words(outcome: Outcome, stderr: &str) -> Outcome {
+    const SHOWN: usize = 300;
+    let Outcome::Trapped { trap, mut error, backtrace } = outcome else { return outcome };
+    if trap == "unreachable_code_reached" {
+        let said = |line: &&str| !line.trim().is_empty() && !line.starts_with("note:") && !line.starts_with("[cut:");
+        let mut last: Vec<&str> = stderr.lines().filter(said).rev().take(2).collect();
+        last.reverse();
+        if !last.is_empty() {
+            error.push_str(&format!("; its last words on stderr: {}", printable(&last.join(" "), SHOWN)));
+        }
+    }
+    Outcome::Trapped { trap, error, backtrace }
 }
 
 fn snake_case(camel: &str) -> String {

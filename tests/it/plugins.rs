@@ -89,9 +89,33 @@ async fn unruly_ends_in_its_classes() {
     assert_eq!(kind("spin", json!({})).await, OutcomeKind::OutOfFuel);
     assert_eq!(kind("recurse", json!({"depth": 0})).await, OutcomeKind::Trapped);
     assert_eq!(kind("allocate", json!({})).await, OutcomeKind::OutOfMemory);
-    assert_eq!(kind("panic", json!({"message": "boo"})).await, OutcomeKind::Trapped);
+    let ended = call("unruly", "panic", json!({"message": "boo"}), |_| ()).await;
+    let Outcome::Trapped { error, backtrace, .. } = ended.outcome else { panic!("{:?}", ended.outcome) };
+    assert!(error.contains("its last words on stderr: ") && error.ends_with("boo"), "{error}");
+    assert!(backtrace.iter().any(|frame| frame.contains("core::panicking::panic_fmt")), "{backtrace:?}");
     assert_eq!(kind("sleep", json!({})).await, OutcomeKind::TimedOut);
     let ended = call("unruly", "flood", json!({"lines": 20_000}), |_| ()).await;
     assert_eq!(ended.outcome, Outcome::Succeeded { value: json!(20_000) }, "a chatty job succeeds");
     assert!(ended.logs.stdout.len() < 300_000 && ended.logs.stdout.contains("[cut: "), "its output is cut with a mark");
+}
+
+#[tokio::test]
+async fn a_deterministic_run_sees_its_fire_time_and_nothing_else() {
+    let component = component("hostile");
+    let plugin = SANDBOX.load(&digest(&component), &component).unwrap();
+    let mut job = Job::new("nightly".parse().unwrap(), "hostile:clocks".parse().unwrap(), Trigger::now());
+    job.deterministic = true;
+    let run: Run = serde_json::from_value(json!({
+        "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "job_id": job.id, "jobstore": "default", "func": job.func,
+        "scheduled_time": "2027-01-01T00:00:00Z", "attempt": 3, "node": "n", "state": "claimed",
+    }))
+    .unwrap();
+    let once = async || {
+        let call = plugin.bind(&job).unwrap();
+        SANDBOX.call(call, &Setting::new(&run, &job, Utc::now()), &CancellationToken::new()).await
+    };
+    let (first, second) = (once().await, once().await);
+    assert_eq!((&first.outcome, first.usage), (&second.outcome, second.usage), "each attempt sees the same");
+    let Outcome::Succeeded { value } = first.outcome else { panic!("{:?}", first.outcome) };
+    assert_eq!(value[0], run.scheduled_time.timestamp());
 }
