@@ -13,6 +13,9 @@ use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
+/// Threads for what blocks: files, and looking up names.
+const BLOCKING_THREADS: usize = 64;
+
 /// How an [`AsyncExecutor`] is made.
 #[derive(Debug, Clone)]
 pub struct AsyncOptions {
@@ -46,9 +49,9 @@ impl AsyncExecutor {
     pub fn new(plugins: PluginHost, options: &AsyncOptions) -> Result<Self> {
         let guests = Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
-            .max_blocking_threads(4)
+            .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("sandclock-guest")
-            .enable_time()
+            .enable_all()
             .build()
             .map_err(|e| Error::host("cannot start the guests' threads", e))?;
         Ok(AsyncExecutor { plugins, slots: options.slots.max(1), guests: Some(guests) })

@@ -16,6 +16,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+/// Threads of each slot for what blocks: files, and looking up names.
+const BLOCKING_THREADS: usize = 8;
+
 /// Runs plugins in sandboxes inside this process, one to a thread.
 pub struct ThreadPoolExecutor {
     plugins: PluginHost,
@@ -41,7 +44,11 @@ impl ThreadPoolExecutor {
         let queue = Arc::new(Mutex::new(queue));
         for at in 0..slots {
             let failed = |e| Error::host("cannot start the threads of an executor", e);
-            let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(BLOCKING_THREADS)
+                .build()
+                .map_err(failed)?;
             let queue = queue.clone();
             let work = move || work(&runtime, &queue);
             std::thread::Builder::new().name(format!("sandclock-pool-{at}")).spawn(work).map_err(failed)?;

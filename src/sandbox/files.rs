@@ -4,7 +4,7 @@
 
 mod quota;
 
-pub use quota::Quotas;
+pub use quota::{Quotas, Shares};
 
 use super::setting::Uses;
 use crate::grant::Pick;

@@ -2,7 +2,7 @@
 //! what it was granted. Anything else is not linked at all.
 
 use super::engine::{RANDOM_BYTES_MAX, RESOURCES_MAX};
-use super::files::{Files, Quotas, WasiFiles};
+use super::files::{Files, Quotas, Shares, WasiFiles};
 use super::http::{Client, FIELDS_BYTES_MAX, Http};
 use super::interfaces::{self, Info};
 use super::limiter::Limiter;
@@ -98,7 +98,12 @@ pub struct State {
 
 impl State {
     /// Errors: a granted directory that cannot be given; in words.
-    pub async fn new(setting: &Setting, argv: &[String], client: Option<Arc<Client>>) -> Result<Self, String> {
+    pub async fn new(
+        setting: &Setting,
+        argv: &[String],
+        client: Option<Arc<Client>>,
+        shares: &Shares,
+    ) -> Result<Self, String> {
         let limits = &setting.limits;
         let given = setting.given.clone();
         let (stdout, stderr) = (Captured::new(limits.output), Captured::new(limits.output));
@@ -120,7 +125,7 @@ impl State {
                 .insecure_random_seed(seed.iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte)));
         }
         let uses = Uses::default();
-        let quotas = Quotas::open(&mut wasi, &given).await?;
+        let quotas = Quotas::open(&mut wasi, &given, shares).await?;
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         let mut http_ctx = WasiHttpCtx::new();

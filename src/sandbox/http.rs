@@ -8,7 +8,7 @@ use super::connect::{Connect, ConnectError};
 use super::setting::{Given, Uses};
 use crate::grant::{Grants, HttpGrant, Pick, SecretName};
 use crate::secret::Secret;
-use body::{Bounded, Masked};
+use body::{Bounded, Masked, mask_headers};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::BodyExt;
@@ -34,8 +34,7 @@ const HEADERS_MAX: usize = 100;
 pub const FIELDS_BYTES_MAX: usize = 32 << 10;
 /// Bytes that a guest writes to a body at once.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Longest wait for a slot, name, connection and handshake, and for the beginning of an answer and
-/// each of its parts.
+/// Longest wait for a slot, name, connection and handshake, and for each part of an answer.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const WAIT_MIN: Duration = Duration::from_millis(1);
 /// Longest time of a request from beginning to end.
@@ -122,7 +121,7 @@ impl Http {
             tls,
             request,
             connect: wait(options.connect_timeout),
-            first_byte: wait(options.first_byte_timeout),
+            first_byte: options.first_byte_timeout.unwrap_or(TOTAL_MAX).clamp(WAIT_MIN, TOTAL_MAX),
             between_bytes: wait(options.between_bytes_timeout),
         })
     }
@@ -175,7 +174,12 @@ impl WasiHttpHooks for Http {
             Err(error) => return Box::new(async { Err(error) }),
         };
         let (client, requests, uses) = (self.client.clone(), self.requests.clone(), self.uses.clone());
-        let secrets: Vec<Secret> = self.secrets.iter().map(|(_, secret)| secret.clone()).collect();
+        // Those that the guest is not to see.
+        let unseen = |name: &SecretName| {
+            self.grants.secrets.iter().any(|granted| granted.name == *name && granted.host.is_some())
+        };
+        let secrets = self.secrets.iter().filter(|(name, _)| unseen(name)).map(|(_, secret)| secret.clone());
+        let secrets: Vec<Secret> = secrets.collect();
         Box::new(async move { send(&client, requests, &uses, secrets, allowed).await })
     }
 
@@ -222,6 +226,8 @@ async fn send(
         Ok(Ok(answer)) => answer?,
         _ => return Err(Error::HttpResponseTimeout),
     };
+    let mut answer = answer;
+    mask_headers(answer.headers_mut(), &secrets);
     let body = answer.map(|body| {
         let bounded = Bounded::new(body, RESPONSE_BYTES_MAX, between_bytes, until, slots);
         Masked::new(bounded, secrets).boxed_unsync()

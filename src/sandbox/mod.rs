@@ -37,6 +37,7 @@ use crate::run::{ERROR_BYTES_MAX, Outcome, RunLogs, Usage, cut};
 use crate::values::ValueChanges;
 use cache::Cache;
 use connect::{Connect, Direct};
+use files::Shares;
 use host::State;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -83,6 +84,7 @@ pub struct Sandbox {
     compiler: Compiler,
     client: OnceLock<Arc<Client>>,
     connect: Arc<dyn Connect>,
+    shares: Shares,
     loaded: Mutex<Loaded>,
 }
 
@@ -165,6 +167,7 @@ impl Sandbox {
             compiler,
             client: OnceLock::new(),
             connect,
+            shares: Shares::default(),
             loaded: Mutex::default(),
         })
     }
@@ -298,9 +301,18 @@ impl Sandbox {
     pub async fn call(&self, call: Call, setting: &Setting, cancel: &CancellationToken) -> Ended {
         let limits = &setting.limits;
         let internal = |error: String| Ended::without_a_call(Outcome::Internal { error });
-        let state = match State::new(setting, &call.argv, self.client_for(&call)).await {
-            Ok(state) => state,
-            Err(error) => return internal(error),
+        let timed_out = || Outcome::TimedOut { error: timed_out(limits.timeout) };
+        let until = tokio::time::Instant::now() + limits.timeout;
+        // Its directories are looked at, and that may take its time.
+        let made = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ended::without_a_call(Outcome::Cancelled),
+            made = tokio::time::timeout_at(until, self.state(setting, &call)) => made,
+        };
+        let state = match made {
+            Ok(Ok(state)) => state,
+            Ok(Err(error)) => return internal(error),
+            Err(_) => return Ended::without_a_call(timed_out()),
         };
         let mut store = match self.store(state, setting) {
             Ok(store) => store,
@@ -311,11 +323,11 @@ impl Sandbox {
         let ended = tokio::select! {
             biased;
             () = cancel.cancelled() => None,
-            ended = tokio::time::timeout(limits.timeout, call.invoke(&mut store)) => Some(ended),
+            ended = tokio::time::timeout_at(until, call.invoke(&mut store)) => Some(ended),
         };
         let outcome = match ended {
             None => Outcome::Cancelled,
-            Some(Err(_)) => Outcome::TimedOut { error: timed_out(limits.timeout) },
+            Some(Err(_)) => timed_out(),
             Some(Ok(Ok(results))) => returned(&results),
             Some(Ok(Err(error))) => outcome::outcome_of(&error, &store, limits),
         };
@@ -334,9 +346,9 @@ impl Sandbox {
         Ended { outcome, usage, logs, uses, values }
     }
 
-    /// The client for requests; one that is never used costs nothing.
-    fn client_for(&self, call: &Call) -> Option<Arc<Client>> {
-        call.plugin().asks().contains(&Capability::Http).then(|| self.client())
+    async fn state(&self, setting: &Setting, call: &Call) -> Result<State, String> {
+        let client = call.plugin().asks().contains(&Capability::Http).then(|| self.client());
+        State::new(setting, &call.argv, client, &self.shares).await
     }
 
     fn store(&self, state: State, setting: &Setting) -> wasmtime::Result<Store<State>> {

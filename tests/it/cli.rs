@@ -83,7 +83,11 @@ impl Home {
     }
 
     pub fn serve(&self) -> Daemon {
-        let mut child = self.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+        self.serve_with(&[])
+    }
+
+    pub fn serve_with(&self, flags: &[&str]) -> Daemon {
+        let mut child = self.command(&[&["serve"], flags].concat()).stderr(Stdio::piped()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while std::os::unix::net::UnixStream::connect(self.path().join("socket")).is_err() {
             assert!(child.try_wait().unwrap().is_none(), "the daemon ended");

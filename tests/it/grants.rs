@@ -33,8 +33,11 @@ fn echo_server() -> (u16, Receiver<String>) {
                 request.extend_from_slice(&chunk[..read]);
             }
             let request = String::from_utf8_lossy(&request).into_owned();
-            let answer =
-                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{request}", request.len());
+            let auth = request.lines().find(|line| line.starts_with("authorization")).unwrap_or("a: b").to_owned();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nx-{auth}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{request}",
+                request.len()
+            );
             let _ = stream.write_all(answer.as_bytes());
             let _ = tell.send(request);
         }
@@ -115,7 +118,7 @@ fn a_secret_reaches_its_host_and_is_never_seen() {
     assert!(request.starts_with("GET /x?y HTTP/1.1\r\n"), "{request}");
     let text = run.to_string();
     assert_eq!(run["outcome"]["kind"], "succeeded", "{text}");
-    assert!(text.contains("Bearer ******************"), "the server sent it back, masked: {text}");
+    assert_eq!(text.matches("Bearer ******************").count(), 2, "the server sent it back, masked: {text}");
     assert!(!text.contains("s3cr3t"), "{text}");
     // Another secret, or another host, gets nothing.
     let other = json!([["authorization", "{{secret:other}}"]]);
@@ -250,6 +253,25 @@ fn the_doctor_has_tried_it() {
     let open: Vec<&Value> =
         doctor["jail"].as_array().unwrap().iter().filter(|f| f["status"]["off"].is_string()).collect();
     assert!(open.is_empty(), "a locked process could do what it must not: {open:?}");
+}
+
+#[test]
+fn a_strict_daemon_runs_nothing_where_a_layer_is_missing() {
+    let home = Home::new();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().canonicalize().unwrap();
+    home.ok(&["plugin", "add", &wasm("tidier"), "--allow-dir", &format!("{}:/data", data.display())]);
+    home.ok(&["plugin", "add", &wasm("hello")]);
+    let _daemon = home.serve_with(&["--strict"]);
+    // Without directories nothing is missing here; with them, the superuser keeps two capabilities.
+    assert_eq!(home.json(&["exec", "hello:greet", "--arg", "name=Ada"])["outcome"]["kind"], "succeeded");
+    let tidy = home.run(&["--json", "exec", "tidier:tidy", "--args", r#"["/data", 0, true]"#]);
+    let ended: Value = serde_json::from_slice(&tidy.stdout).unwrap();
+    let superuser = rustix::process::geteuid().is_root();
+    assert_eq!(ended["outcome"]["kind"], if superuser { "internal" } else { "succeeded" }, "{ended}");
+    if superuser {
+        assert!(ended["outcome"]["error"].as_str().unwrap().contains("capabilities: partial"), "{ended}");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub fn worker(parent: u32) -> io::Result<()> {
     let broker = io::stdout().as_fd().try_clone_to_owned()?;
     let hello: Hello = read_first(&mut socket)?;
     let begun = begin(&hello, &mut socket, broker);
-    let told = begun.as_ref().map(|_| ()).map_err(ToString::to_string);
+    let told = begun.as_ref().map(|_| ()).map_err(Error::chain);
     socket.write_all(&wire::encode(&FromWorker::Ready(told))?)?;
     let (sandbox, plugin) = begun.map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

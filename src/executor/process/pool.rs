@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,6 +57,8 @@ pub struct Pool {
     /// Workers of one plugin that work at one time before they are filled up.
     parallel: usize,
     workers: Mutex<Vec<Arc<Worker>>>,
+    /// Executors that share it.
+    users: AtomicUsize,
     /// One is started at a time: others that wait may find that it has room for them.
     starting: tokio::sync::Mutex<()>,
     /// A call has ended, or a worker is gone.
@@ -93,6 +95,7 @@ impl Pool {
             options,
             parallel: std::thread::available_parallelism().map_or(2, usize::from),
             workers: Mutex::default(),
+            users: AtomicUsize::new(1),
             starting: tokio::sync::Mutex::default(),
             freed: Notify::new(),
             now: AtomicU64::new(0),
@@ -200,15 +203,19 @@ impl Pool {
         let (worker, frames) = Worker::new(wanted.digest.clone(), wanted.grants.clone());
         let worker = Arc::new(worker);
         self.workers().push(worker.clone());
-        let (pool, connect) = (self.clone(), self.options.connect.clone());
+        // The pool ends with those who use it, and takes its workers with it.
+        let (pool, connect) = (Arc::downgrade(self), self.options.connect.clone());
         tokio::spawn(async move {
             let serve = broker.map(|broker| tokio::spawn(broker::serve(broker, worker.grants.clone(), connect)));
-            worker.drive(child, socket, frames, || pool.freed.notify_waiters()).await;
+            let freed = || drop(pool.upgrade().map(|pool| pool.freed.notify_waiters()));
+            worker.drive(child, socket, frames, freed).await;
             if let Some(serve) = serve {
                 serve.abort();
             }
-            pool.workers().retain(|other| !Arc::ptr_eq(other, &worker));
-            pool.freed.notify_waiters();
+            if let Some(pool) = pool.upgrade() {
+                pool.workers().retain(|other| !Arc::ptr_eq(other, &worker));
+                pool.freed.notify_waiters();
+            }
         });
         Ok(())
     }
@@ -252,8 +259,19 @@ impl Pool {
         self.workers().len()
     }
 
-    /// Ends all workers.
-    pub fn close(&self) {
+    /// One more executor shares it.
+    pub fn share(&self) {
+        self.users.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// An executor needs it no more; the last one ends all workers.
+    pub fn leave(&self) {
+        if self.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.close();
+        }
+    }
+
+    fn close(&self) {
         self.workers().drain(..).for_each(|worker| worker.kill());
     }
 }

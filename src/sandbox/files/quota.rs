@@ -5,8 +5,8 @@ use super::super::setting::Given;
 use crate::grant::DirGrant;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use wasmtime_wasi::filesystem::{Dir, OpenMode};
 use wasmtime_wasi::p2::{DynOutputStream, OutputStream, Pollable, StreamError, StreamResult};
@@ -33,6 +33,24 @@ struct Tree {
     measured: Instant,
 }
 
+/// What is left in each directory that runs of this process have, so that those that go on at one time
+/// share it. Runs in other processes find out when they measure.
+#[derive(Default)]
+pub struct Shares(Mutex<HashMap<(PathBuf, u64), Weak<AtomicU64>>>);
+
+impl Shares {
+    fn of(&self, dir: &DirGrant) -> Left {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, left| left.strong_count() > 0);
+        let share = shares.entry((PathBuf::from(&dir.host), dir.quota)).or_default();
+        share.upgrade().unwrap_or_else(|| {
+            let left = Arc::new(AtomicU64::new(u64::MAX));
+            *share = Arc::downgrade(&left);
+            left
+        })
+    }
+}
+
 /// The directories of a run.
 pub struct Quotas {
     trees: Vec<Tree>,
@@ -44,7 +62,7 @@ pub struct Quotas {
 
 impl Quotas {
     /// Gives a run its directories. Errors: one that is not what was granted; in words.
-    pub async fn open(wasi: &mut WasiCtxBuilder, given: &Given) -> Result<Self, String> {
+    pub async fn open(wasi: &mut WasiCtxBuilder, given: &Given, shares: &Shares) -> Result<Self, String> {
         let audit = given.audit && !given.grants.dirs.iter().any(|dir| dir.guest == "/");
         let mut quotas = Quotas { trees: Vec::new(), of: HashMap::new(), listings: 0, audit };
         for dir in &given.grants.dirs {
@@ -52,7 +70,7 @@ impl Quotas {
             let perms = if dir.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             wasi.preopened_dir(&dir.host, &dir.guest, perms)
                 .map_err(|error| format!("the directory `{}` of its grant cannot be opened: {error}", dir.host))?;
-            quotas.trees.push(Tree::new(dir).await);
+            quotas.trees.push(Tree::new(dir, shares).await);
         }
         Ok(quotas)
     }
@@ -107,13 +125,13 @@ impl Quotas {
 }
 
 impl Tree {
-    async fn new(dir: &DirGrant) -> Self {
+    async fn new(dir: &DirGrant, shares: &Shares) -> Self {
         let mut tree = Tree {
             host: PathBuf::from(&dir.host),
             guest: dir.guest.clone(),
             writable: dir.writable,
             quota: dir.quota,
-            left: Arc::new(AtomicU64::new(u64::MAX)),
+            left: if dir.writable { shares.of(dir) } else { Arc::new(AtomicU64::new(u64::MAX)) },
             measured: Instant::now(),
         };
         if dir.writable {

@@ -3,6 +3,7 @@
 
 use crate::secret::Secret;
 use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -96,6 +97,18 @@ fn mask(bytes: &mut [u8], secrets: &[Secret]) {
     }
 }
 
+/// Overwrites secrets in headers, or in trailers.
+pub fn mask_headers(headers: &mut HeaderMap, secrets: &[Secret]) {
+    for value in headers.values_mut() {
+        let mut bytes = value.as_bytes().to_vec();
+        mask(&mut bytes, secrets);
+        if bytes != value.as_bytes() {
+            // Asterisks are fit for a header.
+            *value = HeaderValue::from_bytes(&bytes).unwrap_or(HeaderValue::from_static("*"));
+        }
+    }
+}
+
 /// How many bytes at the end are the beginning of a secret.
 fn begun(bytes: &[u8], secrets: &[Secret]) -> usize {
     let of = |secret: &Secret| {
@@ -121,6 +134,10 @@ impl Body for Masked {
                 None if this.held.is_empty() => return Poll::Ready(None),
                 None => return Poll::Ready(Some(Ok(Frame::data(this.release(true))))),
             };
+            let mut frame = frame;
+            if let Some(trailers) = frame.trailers_mut() {
+                mask_headers(trailers, &this.secrets);
+            }
             match frame.into_data() {
                 Ok(data) if this.secrets.is_empty() => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Ok(data) => {
