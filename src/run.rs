@@ -309,7 +309,7 @@ pub struct Run {
     pub outcome: Option<Outcome>,
     #[serde(flatten)]
     pub usage: Usage,
-    /// What it reached for beyond computing, at most [`USES_MAX`].
+    /// What it reached for beyond computing, at most 64 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uses: Vec<Use>,
     /// Whether stdout or stderr were kept.

@@ -5,7 +5,6 @@
 mod child;
 mod parent;
 
-#[cfg(not(feature = "system-allocator"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

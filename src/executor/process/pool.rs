@@ -207,7 +207,11 @@ impl Pool {
         let (pool, connect) = (Arc::downgrade(self), self.options.connect.clone());
         tokio::spawn(async move {
             let serve = broker.map(|broker| tokio::spawn(broker::serve(broker, worker.grants.clone(), connect)));
-            let freed = || drop(pool.upgrade().map(|pool| pool.freed.notify_waiters()));
+            let freed = || {
+                if let Some(pool) = pool.upgrade() {
+                    pool.freed.notify_waiters();
+                }
+            };
             worker.drive(child, socket, frames, freed).await;
             if let Some(serve) = serve {
                 serve.abort();
