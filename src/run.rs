@@ -232,6 +232,23 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// The texts of a failure: its error, and the lines of its backtrace.
+    pub(crate) fn texts_mut(&mut self) -> Vec<&mut String> {
+        match self {
+            Outcome::Trapped { error, backtrace, .. } => std::iter::once(error).chain(backtrace).collect(),
+            Outcome::Failed { error }
+            | Outcome::OutOfFuel { error }
+            | Outcome::OutOfMemory { error }
+            | Outcome::TimedOut { error }
+            | Outcome::Denied { error, .. }
+            | Outcome::Invalid { error }
+            | Outcome::Internal { error } => vec![error],
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// What one run used, as far as its executor can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {

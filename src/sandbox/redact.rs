@@ -61,21 +61,10 @@ impl Redactor {
         if self.forms.is_empty() {
             return;
         }
-        match outcome {
-            Outcome::Succeeded { value } => self.value(value),
-            Outcome::Trapped { error, backtrace, .. } => {
-                self.text(error);
-                backtrace.iter_mut().for_each(|frame| self.text(frame));
-            }
-            Outcome::Failed { error }
-            | Outcome::OutOfFuel { error }
-            | Outcome::OutOfMemory { error }
-            | Outcome::TimedOut { error }
-            | Outcome::Denied { error, .. }
-            | Outcome::Invalid { error }
-            | Outcome::Internal { error } => self.cut_text(error),
-            Outcome::Cancelled | Outcome::Interrupted | Outcome::Missed | Outcome::Skipped { .. } => {}
+        if let Outcome::Succeeded { value } = outcome {
+            self.value(value);
         }
+        outcome.texts_mut().into_iter().for_each(|text| self.cut_text(text));
     }
 
     pub fn logs(&self, logs: &mut RunLogs) {

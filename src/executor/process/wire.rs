@@ -4,7 +4,7 @@
 use crate::func::FuncRef;
 use crate::grant::{Grants, Pick, SecretName, Use};
 use crate::job::Limits;
-use crate::run::{Outcome, RunId, RunLogs, USES_MAX, Usage};
+use crate::run::{ERROR_BYTES_MAX, Outcome, RunId, RunLogs, USES_MAX, Usage, cut};
 use crate::sandbox::Ended;
 use crate::secret::Secret;
 use crate::values::{ValueChanges, Values};
@@ -19,6 +19,8 @@ use std::sync::Arc;
 /// Bytes of a frame from a worker: more than any result that a guest can return.
 pub const FRAME_BYTES_MAX: usize = 48 << 20;
 const HEAD: usize = 4;
+/// Lines of a backtrace.
+const FRAMES_MAX: usize = 64;
 
 /// The first frame to a worker; `code` bytes of compiled code follow it.
 #[derive(Serialize, Deserialize)]
@@ -89,15 +91,28 @@ impl From<Ended> for EndedFrame {
 impl EndedFrame {
     /// How a call ended, with what the worker could not have had cut off.
     pub fn checked(self, limits: &Limits, base: &Arc<Values>) -> Ended {
-        let EndedFrame { mut outcome, usage, mut logs, mut uses, values } = self;
-        // A little more than the limit: a mark says what was cut.
-        let most = usize::try_from(limits.output).unwrap_or(usize::MAX).saturating_add(256);
-        for text in [&mut logs.stdout, &mut logs.stderr] {
-            crate::run::cut(text, most.saturating_mul(3));
+        let EndedFrame { mut outcome, usage, mut logs, mut uses, mut values } = self;
+        if let Outcome::Trapped { backtrace, .. } = &mut outcome {
+            backtrace.truncate(FRAMES_MAX);
         }
+        outcome.texts_mut().into_iter().for_each(|text| cut(text, ERROR_BYTES_MAX));
+        // What is no UTF-8 takes three bytes for each, and a mark says what was cut.
+        let most = usize::try_from(limits.output).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(256);
+        for text in [&mut logs.stdout, &mut logs.stderr] {
+            cut(text, most);
+        }
+        let mut left = most.saturating_add(USES_MAX * ERROR_BYTES_MAX);
+        logs.log.retain(|line| {
+            let fits = line.message.len() <= left;
+            left = left.saturating_sub(line.message.len());
+            fits
+        });
         uses.truncate(USES_MAX);
-        if let Err(error) = values.validate(base) {
+        if !matches!(outcome, Outcome::Succeeded { .. }) {
+            values = ValueChanges::default();
+        } else if let Err(error) = values.validate(base) {
             outcome = Outcome::Internal { error: format!("its worker reports a state that cannot be: {error}") };
+            values = ValueChanges::default();
         }
         Ended { outcome, usage, logs, uses, values }
     }
@@ -173,6 +188,27 @@ mod tests {
         let frame = encode(&FromWorker::Ended(1, Box::new(ended.into()))).unwrap();
         let FromWorker::Ended(1, back) = decode(&frame[HEAD..]).unwrap() else { panic!() };
         assert_eq!(back.checked(&Limits::default(), &Arc::default()).outcome, outcome);
+    }
+
+    #[test]
+    fn a_worker_that_lies_is_cut_short() {
+        let outcome = Outcome::Trapped {
+            trap: "x".into(),
+            error: "e".repeat(1 << 20),
+            backtrace: vec!["f".repeat(1 << 16); 1000],
+        };
+        let values = ValueChanges([("k".repeat(300), Some(vec![]))].into());
+        let logs = RunLogs { stdout: "o".repeat(1 << 20), ..RunLogs::default() };
+        let lie = |outcome| {
+            let ended = Ended { logs: logs.clone(), values: values.clone(), ..Ended::without_a_call(outcome) };
+            let limits = Limits { output: 1000, ..Limits::default() };
+            EndedFrame::from(ended).checked(&limits, &Arc::default())
+        };
+        let ended = lie(outcome);
+        assert!(serde_json::to_string(&ended.outcome).unwrap().len() < 66 * 4200 && ended.logs.stdout.len() < 4000);
+        assert!(ended.values.is_empty());
+        let ended = lie(Outcome::Succeeded { value: Value::Null });
+        assert!(matches!(ended.outcome, Outcome::Internal { .. }) && ended.values.is_empty());
     }
 
     proptest! {
