@@ -21,6 +21,10 @@ use tokio_util::sync::CancellationToken;
 const TRIGGER_LIMITS: Limits =
     Limits { fuel: 50_000_000, memory: 16 << 20, timeout: Duration::from_secs(1), output: 1024 };
 
+/// Pauses of guests after which a runtime looks at its clock and its sockets. tokio's own number is 61,
+/// which is long where a pause is preceded by a dear host call; each look is a system call.
+pub const PAUSES_BEFORE_A_LOOK: u32 = 4;
+
 /// The sandbox and the plugins that it runs, with what they are granted.
 #[derive(Clone)]
 pub struct PluginHost {

@@ -1,7 +1,7 @@
 //! The `async` executor: sandboxes in this process, on a tokio runtime of their own, so that a busy
 //! guest cannot hold up the scheduler.
 
-use super::host::{PluginHost, Ready};
+use super::host::{PAUSES_BEFORE_A_LOOK, PluginHost, Ready};
 use super::{Began, Executor, Report};
 use crate::error::{Error, Result};
 use crate::job::Job;
@@ -51,10 +51,17 @@ impl AsyncExecutor {
             .worker_threads(options.threads.max(1))
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("sandclock-guest")
+            // Sockets of guests that are granted HTTP.
             .enable_all()
+            .event_interval(PAUSES_BEFORE_A_LOOK)
             .build()
             .map_err(|e| Error::host("cannot start the guests' threads", e))?;
         Ok(AsyncExecutor { plugins, slots: options.slots.max(1), guests: Some(guests) })
+    }
+
+    /// Tasks that live on the guests' threads now: none while no run goes on.
+    pub fn tasks(&self) -> usize {
+        self.guests.as_ref().map_or(0, |guests| guests.metrics().num_alive_tasks())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The `threadpool` executor: each slot is a thread of its own, so that a plugin that keeps its thread
 //! busy takes nothing from the others but processor time.
 
-use super::host::{PluginHost, Ready};
+use super::host::{PAUSES_BEFORE_A_LOOK, PluginHost, Ready};
 use super::{Began, Executor, Report};
 use crate::error::{Error, Result};
 use crate::job::Job;
@@ -46,6 +46,7 @@ impl ThreadPoolExecutor {
             let failed = |e| Error::host("cannot start the threads of an executor", e);
             let runtime = Builder::new_current_thread()
                 .enable_all()
+                .event_interval(PAUSES_BEFORE_A_LOOK)
                 .max_blocking_threads(BLOCKING_THREADS)
                 .build()
                 .map_err(failed)?;

@@ -1,6 +1,7 @@
 //! What a guest can reach: clocks, random, its captured streams, Sandclock's own `run` and `log`, and
 //! what it was granted. Anything else is not linked at all.
 
+use super::dear;
 use super::engine::{RANDOM_BYTES_MAX, RESOURCES_MAX};
 use super::files::{Files, Quotas, Shares, WasiFiles};
 use super::http::{Client, FIELDS_BYTES_MAX, Http};
@@ -234,6 +235,7 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
     bindings::cli::terminal_stderr::add_to_linker::<State, WasiCli>(linker, State::cli)?;
     bindings::filesystem::types::add_to_linker::<State, WasiFiles>(linker, State::files)?;
     bindings::filesystem::preopens::add_to_linker::<State, WasiFiles>(linker, State::files)?;
+    dear::link(linker)?;
     interfaces::link(linker)
 }
 

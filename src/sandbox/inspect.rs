@@ -1,10 +1,11 @@
 //! What a component offers and asks for, and why a file is refused before it is ever run.
 
 use super::host::{NOT_OFFERED, OFFERED, Offered};
-use super::value::wit;
+use super::value::{TYPES_MAX, wit_of};
 use crate::error::{Error, Result};
 use crate::invalid::printable;
 use crate::plugin::{Export, Import, Interface};
+use std::cell::Cell;
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, Type};
@@ -13,6 +14,9 @@ use wasmtime::component::{Component, ComponentExportIndex, Type};
 pub const COMPONENT_BYTES_MAX: usize = 32 << 20;
 /// Functions that one plugin may export.
 const EXPORTS_MAX: usize = 1000;
+
+/// Imports that a refusal names.
+const MISSING_SHOWN_MAX: usize = 8;
 
 /// A function of a component, ready to be looked up.
 pub struct Function {
@@ -87,6 +91,11 @@ fn imports(engine: &Engine, component: &Component) -> Result<Vec<Import>> {
     if missing.is_empty() {
         return Ok(given);
     }
+    let more = missing.len().saturating_sub(MISSING_SHOWN_MAX);
+    missing.truncate(MISSING_SHOWN_MAX);
+    if more > 0 {
+        missing.push(format!("{more} more"));
+    }
     Err(refused(format!(
         "it asks for {}; plugins are given clocks, random numbers, captured output and their run's context, and can be granted outgoing HTTP, directories, environment variables, a state and secrets, nothing else",
         missing.join(", ")
@@ -127,8 +136,9 @@ pub fn functions(engine: &Engine, component: &Component) -> Result<Vec<Function>
 fn function(name: String, index: ComponentExportIndex, func: &ComponentFunc, command: bool) -> Result<Function> {
     const SUPPORTED: &str =
         "supported are numbers, bool, char, string, list, record, tuple, variant, enum, flags, option and result";
+    let left = Cell::new(TYPES_MAX);
     let describe = |ty: &Type| {
-        wit(ty, 0).map_err(|what| {
+        wit_of(ty, 0, &left).map_err(|what| {
             refused(format!("export `{}` has {what} in its signature ({SUPPORTED})", printable(&name, 128)))
         })
     };

@@ -143,9 +143,13 @@ pub fn link_state(linker: &mut Linker<State>) -> Result<()> {
 /// `sandclock:plugin/secrets`.
 pub fn link_secrets(linker: &mut Linker<State>) -> Result<()> {
     let mut secrets = linker.instance("sandclock:plugin/secrets@1.0.0")?;
-    secrets.func_wrap("get", |mut store: StoreContextMut<'_, State>, (name,): (String,)| {
-        pay(&mut store, name.len())?;
-        Ok((store.data_mut().secret(&name),))
+    secrets.func_wrap_async("get", |mut store: StoreContextMut<'_, State>, (name,): (String,)| {
+        Box::new(async move {
+            pay(&mut store, name.len())?;
+            // Setting the fuel anew puts off the engine's own pause.
+            tokio::task::yield_now().await;
+            Ok((store.data_mut().secret(&name),))
+        })
     })
 }
 

@@ -8,6 +8,7 @@ mod bind;
 mod cache;
 mod compile;
 pub mod connect;
+mod dear;
 mod engine;
 mod files;
 mod host;

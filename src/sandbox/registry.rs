@@ -95,7 +95,9 @@ impl Registry {
         };
         let size = bytes.len() as u64;
         self.plugins.put_component(&digest, &bytes).await?;
-        let inherited = plugin.current().map(|before| (*before.grants).clone()).unwrap_or_default();
+        // What the version before it could not use is not for this one.
+        let usable = |before: &PluginVersion| (*before.grants).clone().for_imports(&before.interface.asks());
+        let inherited = plugin.current().map(usable).unwrap_or_default();
         // The same component again keeps the labels by which jobs may have pinned it.
         let again = |version: &PluginVersion| {
             *version.digest == *digest && (label.is_none() || version.label.is_none() || version.label == label)

@@ -17,6 +17,7 @@ use crate::invalid::Invalid;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
 use wasmtime::component::{Type, Val};
 
 type Parsed = Result<Val, Invalid>;
@@ -26,15 +27,27 @@ pub const TYPE_DEPTH_MAX: usize = 32;
 /// Fields, cases or names of one type.
 pub const TYPE_WIDTH_MAX: usize = 256;
 
+/// Types within each other in one signature: a few bytes of a component can be a million of them.
+pub const TYPES_MAX: usize = 1000;
+
 /// The type in WIT, or why it cannot cross the boundary.
-pub fn wit(ty: &Type, depth: usize) -> Result<String, String> {
+pub fn wit(ty: &Type) -> Result<String, String> {
+    wit_of(ty, 0, &Cell::new(TYPES_MAX))
+}
+
+/// The same for one of several, which share what is `left` of types.
+pub fn wit_of(ty: &Type, depth: usize, left: &Cell<usize>) -> Result<String, String> {
     if depth > TYPE_DEPTH_MAX {
-        return Err(format!("a type is nested more than {TYPE_DEPTH_MAX} deep"));
+        return Err(format!("a type that is nested more than {TYPE_DEPTH_MAX} deep"));
     }
-    let inner = |ty: &Type| wit(ty, depth + 1);
-    let optional = |ty: Option<Type>| ty.map_or(Ok("_".to_owned()), |ty| wit(&ty, depth + 1));
+    let Some(fewer) = left.get().checked_sub(1) else {
+        return Err(format!("more than {TYPES_MAX} types"));
+    };
+    left.set(fewer);
+    let inner = |ty: &Type| wit_of(ty, depth + 1, left);
+    let optional = |ty: Option<Type>| ty.map_or(Ok("_".to_owned()), |ty| inner(&ty));
     let wide = |count: usize| {
-        if count > TYPE_WIDTH_MAX { Err(format!("a type has more than {TYPE_WIDTH_MAX} parts")) } else { Ok(()) }
+        if count > TYPE_WIDTH_MAX { Err(format!("a type of more than {TYPE_WIDTH_MAX} parts")) } else { Ok(()) }
     };
     Ok(match ty {
         Type::Bool => "bool".into(),
@@ -225,7 +238,7 @@ pub fn from_json(ty: &Type, json: &Value, path: &str) -> Parsed {
 }
 
 fn mismatch(ty: &Type, json: &Value, path: &str, wanted: &str) -> Invalid {
-    let wit = wit(ty, 0).unwrap_or_default();
+    let wit = wit(ty).unwrap_or_default();
     Invalid::new(format!("argument {path}"), json.to_string(), format!("expected {wanted}, as its type is {wit}"))
 }
 

@@ -112,3 +112,20 @@ impl Bus {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+
+    #[tokio::test]
+    async fn a_subscriber_that_does_not_read_is_told_what_it_lost() {
+        let bus = Bus::new();
+        let mut slow = bus.subscribe(EventMask::ALL);
+        let event = Event::new(EventKind::JobAdded, chrono::Utc::now(), "default".parse().unwrap());
+        bus.publish(vec![event; EVENTS_MAX + 10]);
+        let Some(Heard::Lagged(lost)) = slow.next().await else { panic!("it lost nothing") };
+        assert_eq!(lost, 10);
+        assert!(matches!(slow.next().await, Some(Heard::Event(_))));
+    }
+}

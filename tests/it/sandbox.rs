@@ -59,7 +59,7 @@ macro_rules! hostile {
         $(#[tokio::test]
         async fn $name() {
             let trap: &[&str] = &[$($trap)?];
-            let text = include_str!(concat!("../hostile/", $file, ".wat"));
+            let text = include_str!(concat!("../hostile/wat/", $file, ".wat"));
             hostile(text, json!($args).as_array().unwrap().clone(), OutcomeKind::$class, trap.first().copied()).await;
         })*
     };
@@ -80,7 +80,7 @@ hostile! {
 
 #[test]
 fn several_memories_in_one_module_are_refused() {
-    let component = wasm(include_str!("../hostile/many_memories.wat"));
+    let component = wasm(include_str!("../hostile/wat/many_memories.wat"));
     let error = SANDBOX.inspect(&component).unwrap_err().to_string();
     assert!(error.contains("multiple memories"), "{error}");
 }
@@ -96,7 +96,7 @@ async fn memories_are_summed() {
 
 #[test]
 fn an_import_that_nobody_provides_is_named() {
-    let error = SANDBOX.inspect(&wasm(include_str!("../hostile/unsatisfied_import.wat"))).unwrap_err();
+    let error = SANDBOX.inspect(&wasm(include_str!("../hostile/wat/unsatisfied_import.wat"))).unwrap_err();
     assert!(matches!(error, Error::PluginRefused { .. }));
     assert!(error.to_string().contains("`evil:pkg/iface@1.0.0`"), "{error}");
 }
@@ -119,7 +119,7 @@ fn a_capability_that_is_not_given_is_named_in_words() {
 
 #[test]
 fn what_is_no_component_is_refused_with_what_to_do() {
-    let component = wasm(include_str!("../hostile/loop_run.wat"));
+    let component = wasm(include_str!("../hostile/wat/loop_run.wat"));
     let cut = &component[..component.len() / 2];
     let native = [b"\x7fELF".as_slice(), &[0; 64]].concat();
     let cases: [(&[u8], &str); 9] = [
@@ -177,7 +177,7 @@ async fn a_backtrace_has_source_lines_if_the_component_has_them_and_that_is_want
 
 #[tokio::test]
 async fn a_loop_stops_when_it_is_cancelled() {
-    let component = wasm(include_str!("../hostile/loop_run.wat"));
+    let component = wasm(include_str!("../hostile/wat/loop_run.wat"));
     let mut job = job("run", vec![]);
     job.limits.fuel = Limits::FUEL_MAX;
     let plugin = SANDBOX.load(&digest(&component), &component).unwrap();
@@ -198,7 +198,7 @@ async fn a_loop_stops_when_it_is_cancelled() {
 
 #[tokio::test]
 async fn a_loop_is_timed_out() {
-    let component = wasm(include_str!("../hostile/loop_run.wat"));
+    let component = wasm(include_str!("../hostile/wat/loop_run.wat"));
     let mut job = job("run", vec![]);
     (job.limits.fuel, job.limits.timeout) = (Limits::FUEL_MAX, Duration::from_millis(100));
     let begun = Instant::now();
@@ -316,7 +316,7 @@ async fn a_neighbour_is_on_time_while_guests_spin() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let plugins = Arc::new(sandclock::store::MemoryPluginStore::default());
     let registry = sandclock::sandbox::Registry::new(sandbox.clone(), plugins.clone(), clock.clone());
-    let spin = wasm(include_str!("../hostile/loop_run.wat"));
+    let spin = wasm(include_str!("../hostile/wat/loop_run.wat"));
     registry.add("spin".parse().unwrap(), AddPlugin::default(), spin).await.unwrap();
     registry.add("echo".parse().unwrap(), AddPlugin::default(), ECHO_U64.clone()).await.unwrap();
     let options = AsyncOptions { slots: 8, threads: 2 };

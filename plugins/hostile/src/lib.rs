@@ -15,7 +15,7 @@ use wasip2::random::random;
 struct Hostile;
 
 impl Guest for Hostile {
-    fn sleep() {
+    fn sleep_forever() {
         monotonic_clock::subscribe_duration(u64::MAX).block();
     }
 
@@ -204,7 +204,7 @@ impl Guest for Hostile {
         wasip2::cli::environment::get_arguments()
     }
 
-    fn exit(code: u8) {
+    fn exit_with(code: u8) {
         match code {
             0 => wasip2::cli::exit::exit(Ok(())),
             1 => wasip2::cli::exit::exit(Err(())),
@@ -212,7 +212,7 @@ impl Guest for Hostile {
         }
     }
 
-    fn abort() {
+    fn abort_now() {
         std::process::abort();
     }
 
@@ -220,11 +220,11 @@ impl Guest for Hostile {
         files::preopens()
     }
 
-    fn read(path: String) -> Result<String, String> {
+    fn read_file(path: String) -> Result<String, String> {
         files::read(&path)
     }
 
-    fn stat(path: String) -> Result<String, String> {
+    fn stat_file(path: String) -> Result<String, String> {
         files::stat(&path)
     }
 
@@ -236,7 +236,7 @@ impl Guest for Hostile {
         files::names(&path)
     }
 
-    fn write(path: String, bytes: u64) -> Result<u64, String> {
+    fn write_file(path: String, bytes: u64) -> Result<u64, String> {
         files::write(&path, bytes)
     }
 
@@ -244,15 +244,15 @@ impl Guest for Hostile {
         files::make_directory(&path)
     }
 
-    fn remove(path: String) -> Result<(), String> {
+    fn remove_file(path: String) -> Result<(), String> {
         files::remove(&path)
     }
 
-    fn rename(from: String, to: String) -> Result<(), String> {
+    fn rename_file(from: String, to: String) -> Result<(), String> {
         files::rename(&from, &to)
     }
 
-    fn symlink(target: String, path: String) -> Result<(), String> {
+    fn make_symlink(target: String, path: String) -> Result<(), String> {
         files::symlink(&target, &path)
     }
 
@@ -260,7 +260,7 @@ impl Guest for Hostile {
         files::hard_link(&from, &to)
     }
 
-    fn truncate(path: String) -> Result<(), String> {
+    fn truncate_file(path: String) -> Result<(), String> {
         files::truncate(&path)
     }
 

@@ -4,6 +4,7 @@
 use super::broker::Brokered;
 use super::wire::{self, CallFrame, EndedFrame, FromWorker, Hello, ToWorker};
 use crate::error::Error;
+use crate::executor::host::PAUSES_BEFORE_A_LOOK;
 use crate::grant::{Capability, Grants};
 use crate::jail::{self, GrantedDir, Layer, Rules};
 use crate::job::Job;
@@ -43,6 +44,7 @@ pub fn worker(parent: u32) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .event_interval(PAUSES_BEFORE_A_LOOK)
         .thread_stack_size(512 << 10)
         .build()?;
     let worker = Arc::new(Worker { sandbox, plugin, grants: hello.grants, running: Mutex::default() });

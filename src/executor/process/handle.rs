@@ -15,6 +15,9 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+/// What is kept of the room for a large answer, in bytes: there are many workers.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
 /// Why a call has no answer: its worker is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Died {
@@ -166,6 +169,9 @@ impl Worker {
                     FromWorker::Ended(id, answer) => self.answer(id, answer),
                     FromWorker::Ready(_) => return Err(io::Error::other("a worker begins once")),
                 }
+            }
+            if come.is_empty() && come.capacity() > KEPT_BYTES_MAX {
+                come = BytesMut::with_capacity(64 << 10);
             }
             ended();
         }

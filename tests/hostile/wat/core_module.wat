@@ -1,0 +1,2 @@
+;; B2: a core module.
+(module (func (export "run")))

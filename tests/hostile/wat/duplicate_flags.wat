@@ -1,0 +1,7 @@
+;; A20: two flags of one name.
+(component
+  (type $t' (flags "a" "b" "a"))
+  (export $t "t" (type $t'))
+  (core module $m (func (export "run") (param i32)))
+  (core instance $i (instantiate $m))
+  (func (export "run") (param "v" $t) (canon lift (core func $i "run"))))

@@ -1,0 +1,7 @@
+;; A20: as many flags as there may be; all of them are set.
+(component
+  (type $t' (flags "f0" "f1" "f2" "f3" "f4" "f5" "f6" "f7" "f8" "f9" "f10" "f11" "f12" "f13" "f14" "f15" "f16" "f17" "f18" "f19" "f20" "f21" "f22" "f23" "f24" "f25" "f26" "f27" "f28" "f29" "f30" "f31"))
+  (export $t "t" (type $t'))
+  (core module $m (func (export "run") (result i32) i32.const -1))
+  (core instance $i (instantiate $m))
+  (func (export "run") (result $t) (canon lift (core func $i "run"))))

@@ -1,0 +1,8 @@
+;; A10: takes a map.
+(component
+  (core module $m (memory (export "mem") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 64)
+    (func (export "run") (param i32 i32)))
+  (core instance $i (instantiate $m))
+  (func (export "run") (param "v" (map string u32))
+    (canon lift (core func $i "run") (memory (core memory $i "mem")) (realloc (core func $i "realloc")))))
