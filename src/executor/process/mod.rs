@@ -23,7 +23,6 @@ use chrono::{DateTime, Utc};
 use handle::{Died, Worker};
 use pool::{Pool, Wanted};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wire::CallFrame;
@@ -32,12 +31,11 @@ use wire::CallFrame;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs plugins in worker processes.
+#[derive(Clone)]
 pub struct ProcessExecutor {
     plugins: PluginHost,
     pool: Arc<Pool>,
     slots: usize,
-    /// Whether it still uses the pool, which ends with the last that does.
-    open: AtomicBool,
 }
 
 /// Whose fault it is that a worker was killed.
@@ -49,16 +47,13 @@ enum Overdue {
 impl ProcessExecutor {
     /// To be called on a tokio runtime, which the workers' sockets are driven by.
     pub fn new(plugins: PluginHost, slots: usize, options: PoolOptions) -> Result<Self> {
-        let (pool, open) = (Pool::new(options)?, AtomicBool::new(true));
-        Ok(ProcessExecutor { plugins, pool, slots: slots.max(1), open })
+        Ok(ProcessExecutor { plugins, pool: Pool::new(options)?, slots: slots.max(1) })
     }
 
     /// The same workers under another name, with slots of its own.
     #[must_use]
     pub fn with_slots(&self, slots: usize) -> Self {
-        self.pool.share();
-        let (plugins, pool, open) = (self.plugins.clone(), self.pool.clone(), AtomicBool::new(true));
-        ProcessExecutor { plugins, pool, slots: slots.max(1), open }
+        ProcessExecutor { slots: slots.max(1), ..self.clone() }
     }
 
     /// Workers that live now.
@@ -192,8 +187,7 @@ impl Executor for ProcessExecutor {
     }
 
     async fn shutdown(&self) {
-        if self.open.swap(false, Ordering::AcqRel) {
-            self.pool.leave();
-        }
+        // Others may share the pool; their runs go on.
+        self.pool.retire_idle();
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,8 +57,6 @@ pub struct Pool {
     /// Workers of one plugin that work at one time before they are filled up.
     parallel: usize,
     workers: Mutex<Vec<Arc<Worker>>>,
-    /// Executors that share it.
-    users: AtomicUsize,
     /// One is started at a time: others that wait may find that it has room for them.
     starting: tokio::sync::Mutex<()>,
     /// A call has ended, or a worker is gone.
@@ -95,7 +93,6 @@ impl Pool {
             options,
             parallel: std::thread::available_parallelism().map_or(2, usize::from),
             workers: Mutex::default(),
-            users: AtomicUsize::new(1),
             starting: tokio::sync::Mutex::default(),
             freed: Notify::new(),
             now: AtomicU64::new(0),
@@ -263,26 +260,21 @@ impl Pool {
         self.workers().len()
     }
 
-    /// One more executor shares it.
-    pub fn share(&self) {
-        self.users.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// An executor needs it no more; the last one ends all workers.
-    pub fn leave(&self) {
-        if self.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.close();
-        }
-    }
-
-    fn close(&self) {
-        self.workers().drain(..).for_each(|worker| worker.kill());
+    /// Ends the workers that have nothing to do.
+    pub fn retire_idle(&self) {
+        self.workers().retain(|worker| {
+            let busy = worker.load().0 > 0;
+            if !busy {
+                worker.kill();
+            }
+            busy
+        });
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.close();
+        self.workers().drain(..).for_each(|worker| worker.kill());
     }
 }
 
