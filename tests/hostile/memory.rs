@@ -98,10 +98,10 @@ fn transferred() -> Vec<Case> {
         wat("M13", "huge_string").args(json!([340_000])).leaves(16).ends(Succeeded).looks(is_stored_small),
         wat("M13", "huge_list_u8").args(json!([340_000])).leaves(64).ends(Succeeded).looks(is_stored_small),
         // Kept for the next one, and not once for each.
-        wat("M13", "huge_list_u8").args(json!([340_000])).leaves(16).ends(Succeeded).looks(is_stored_small),
+        wat("M13", "huge_list_u8").args(json!([340_000])).leaves(32).ends(Succeeded).looks(is_stored_small),
         hostile("M13", "controls").args(json!([340_000])).ends(Succeeded).looks(is_stored_small),
         hostile("M13", "bytes").args(json!([340_000])).leaves(64).ends(Succeeded).looks(is_stored_small),
-        hostile("M13", "bytes").args(json!([340_000])).leaves(16).ends(Succeeded).looks(is_stored_small),
+        hostile("M13", "bytes").args(json!([340_000])).leaves(32).ends(Succeeded).looks(is_stored_small),
     ]
 }
 
