@@ -6,16 +6,19 @@ use crate::run::{Run, RunId, USES_MAX};
 use crate::secret::Secret;
 use crate::values::Values;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Everything about a call but the function and its arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Setting {
     pub job_id: Arc<str>,
     pub run_id: RunId,
+    #[serde(with = "chrono::serde::ts_microseconds")]
     pub scheduled_time: DateTime<Utc>,
     pub attempt: u32,
+    #[serde(with = "chrono::serde::ts_microseconds")]
     pub started: DateTime<Utc>,
     pub limits: Limits,
     /// Its clock stands, and its random numbers depend on job and fire time alone.
@@ -24,8 +27,10 @@ pub struct Setting {
 }
 
 /// What a call may reach beyond computing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Given {
+    /// A worker knows its plugin's, so these are not sent to it.
+    #[serde(skip)]
     pub grants: Arc<Grants>,
     /// The secrets that are granted and stored.
     pub secrets: BTreeMap<SecretName, Secret>,

@@ -9,7 +9,7 @@ use crate::grant::{Capability, Grants};
 use crate::jail::{self, GrantedDir, Layer, Rules};
 use crate::job::Job;
 use crate::run::Outcome;
-use crate::sandbox::{Ended, Given, Plugin, Sandbox, SandboxOptions, Setting};
+use crate::sandbox::{Ended, Plugin, Sandbox, SandboxOptions};
 use crate::trigger::Trigger;
 use bytes::BytesMut;
 use std::collections::HashMap;
@@ -177,17 +177,8 @@ impl Worker {
                 Err(error) => return Ended::without_a_call(Outcome::Invalid { error: error.to_string() }),
             },
         };
-        let given = Given { grants, secrets: call.secrets, values: call.values, audit: call.audit };
-        let setting = Setting {
-            job_id: call.job_id,
-            run_id: call.run_id,
-            scheduled_time: call.scheduled_time,
-            attempt: call.attempt,
-            started: call.started,
-            limits: call.limits,
-            deterministic: call.deterministic,
-            given,
-        };
+        let mut setting = call.setting;
+        setting.given.grants = grants;
         let bound = "run".parse().map(|id| {
             let mut job = Job::new(id, call.func, Trigger::now());
             (job.args, job.kwargs) = (call.args, call.kwargs);

@@ -15,7 +15,7 @@ use super::{Began, Executor, PluginHost, Report};
 use crate::error::Result;
 use crate::job::Job;
 use crate::run::Outcome;
-use crate::sandbox::Ended;
+use crate::sandbox::{Ended, Setting};
 use crate::store::Claimed;
 use crate::trigger::AskedTrigger;
 use async_trait::async_trait;
@@ -76,24 +76,15 @@ impl ProcessExecutor {
         let started = self.plugins.clock().now();
         began.tell(started);
         let base = given.values.clone();
+        let id = waiting.id;
         let frame = CallFrame {
-            id: waiting.id,
+            id,
             func: job.func.clone(),
             args: job.args.clone(),
             kwargs: job.kwargs.clone(),
-            job_id: run.job_id.as_str().into(),
-            run_id: run.id,
-            scheduled_time: run.scheduled_time,
-            attempt: run.attempt,
-            started,
-            limits: job.limits,
-            deterministic: job.deterministic,
             picks: job.grants.clone(),
-            secrets: given.secrets,
-            values: given.values,
-            audit: given.audit,
+            setting: Setting::new(&run, &job, started).given(given),
         };
-        let id = waiting.id;
         let _place = Place { worker: &worker, id };
         if let Err(error) = worker.send(frame) {
             let outcome = Outcome::Internal { error: format!("the call cannot be sent to a worker: {error}") };

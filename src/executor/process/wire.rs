@@ -2,17 +2,14 @@
 //! behind its length. The worker is not trusted: what it says is bounded and checked.
 
 use crate::func::FuncRef;
-use crate::grant::{Grants, Pick, SecretName, Use};
+use crate::grant::{Grants, Pick, Use};
 use crate::job::Limits;
-use crate::run::{ERROR_BYTES_MAX, Outcome, RunId, RunLogs, USES_MAX, Usage, cut};
-use crate::sandbox::Ended;
-use crate::secret::Secret;
+use crate::run::{ERROR_BYTES_MAX, Outcome, RunLogs, USES_MAX, Usage, cut};
+use crate::sandbox::{Ended, Setting};
 use crate::values::{ValueChanges, Values};
-use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -50,19 +47,8 @@ pub struct CallFrame {
     pub func: FuncRef,
     pub args: Vec<Value>,
     pub kwargs: Map<String, Value>,
-    pub job_id: Arc<str>,
-    pub run_id: RunId,
-    #[serde(with = "chrono::serde::ts_microseconds")]
-    pub scheduled_time: DateTime<Utc>,
-    pub attempt: u32,
-    #[serde(with = "chrono::serde::ts_microseconds")]
-    pub started: DateTime<Utc>,
-    pub limits: Limits,
-    pub deterministic: bool,
     pub picks: Option<Vec<Pick>>,
-    pub secrets: BTreeMap<SecretName, Secret>,
-    pub values: Arc<Values>,
-    pub audit: bool,
+    pub setting: Setting,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -148,6 +134,10 @@ pub fn next_frame(come: &mut bytes::BytesMut) -> io::Result<Option<bytes::BytesM
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::RunId;
+    use crate::sandbox::Given;
+    use crate::secret::Secret;
+    use chrono::DateTime;
     use proptest::prelude::*;
 
     #[test]
@@ -158,17 +148,21 @@ mod tests {
             func: "m:f".parse().unwrap(),
             args: vec![serde_json::json!({"a": [1, null, "x", 1.5, u64::MAX]})],
             kwargs: Map::new(),
-            job_id: "j".into(),
-            run_id: RunId(ulid::Ulid::from_parts(1, 2)),
-            scheduled_time: DateTime::from_timestamp_micros(1_234_567).unwrap(),
-            attempt: 3,
-            started: DateTime::from_timestamp_micros(7_654_321).unwrap(),
-            limits: Limits { timeout: std::time::Duration::from_millis(1500), ..Limits::default() },
-            deterministic: true,
             picks: Some(vec!["http:a.org".parse().unwrap()]),
-            secrets: [("s".parse().unwrap(), Secret::from("hunter2hunter2"))].into(),
-            values: values.clone(),
-            audit: false,
+            setting: Setting {
+                job_id: "j".into(),
+                run_id: RunId(ulid::Ulid::from_parts(1, 2)),
+                scheduled_time: DateTime::from_timestamp_micros(1_234_567).unwrap(),
+                attempt: 3,
+                started: DateTime::from_timestamp_micros(7_654_321).unwrap(),
+                limits: Limits { timeout: std::time::Duration::from_millis(1500), ..Limits::default() },
+                deterministic: true,
+                given: Given {
+                    secrets: [("s".parse().unwrap(), Secret::from("hunter2hunter2"))].into(),
+                    values: values.clone(),
+                    ..Given::default()
+                },
+            },
         };
         let frame = encode(&ToWorker::Call(Box::new(call))).unwrap();
         let mut come = bytes::BytesMut::new();
@@ -179,10 +173,13 @@ mod tests {
         come.extend_from_slice(&frame[frame.len() - 1..]);
         let ToWorker::Call(back) = decode(&next_frame(&mut come).unwrap().unwrap()).unwrap() else { panic!() };
         assert_eq!(
-            (back.id, back.args[0]["a"][4].as_u64(), back.limits.timeout.as_millis()),
+            (back.id, back.args[0]["a"][4].as_u64(), back.setting.limits.timeout.as_millis()),
             (7, Some(u64::MAX), 1500)
         );
-        assert_eq!((back.values, back.secrets.len(), back.picks.unwrap().len()), (values, 1, 1));
+        assert_eq!(
+            (back.setting.given.values, back.setting.given.secrets.len(), back.picks.unwrap().len()),
+            (values, 1, 1)
+        );
         let outcome = Outcome::Denied { capability: "http:a.org:443".into(), error: "x".into() };
         let ended = Ended { outcome: outcome.clone(), ..Ended::without_a_call(Outcome::Cancelled) };
         let frame = encode(&FromWorker::Ended(1, Box::new(ended.into()))).unwrap();
