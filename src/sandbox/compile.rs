@@ -19,6 +19,10 @@ use wasmtime::Engine;
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// Memory that the compiler may use.
 const MEMORY_MAX: u64 = 1 << 30;
+/// Bytes of code for each byte of a component, and for any. What has more is made of repetitions, such
+/// as instances within instances, which the daemon would unfold when it loads them.
+const EXPANSION_MAX: usize = 64;
+const CODE_BYTES_FREE: usize = 1 << 20;
 const WAIT: Duration = Duration::from_millis(5);
 
 /// Where components are compiled.
@@ -70,10 +74,12 @@ fn in_child(program: &PathBuf, lines: bool, bytes: &[u8]) -> Result<Vec<u8>> {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(failed)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let most = COMPILED_BYTES_MAX.min(CODE_BYTES_FREE + bytes.len().saturating_mul(EXPANSION_MAX));
     let read = std::thread::spawn(move || {
         let mut answer = Vec::new();
-        let limit = COMPILED_BYTES_MAX as u64 + 4096;
-        stdout.map(|stdout| stdout.take(limit).read_to_end(&mut answer)).transpose().map(|_| answer)
+        // The byte before the code, and one that says that there is too much.
+        let limit = most as u64 + 2;
+        stdout.map(|stdout| stdout.take(limit).read_to_end(&mut answer)).transpose().map(|read| read.map(|_| answer))
     });
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -81,7 +87,12 @@ fn in_child(program: &PathBuf, lines: bool, bytes: &[u8]) -> Result<Vec<u8>> {
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(bytes)));
         let status = wait(&mut child, begun + TIME_MAX).map_err(failed)?;
         let answer = read.join().map_err(|_| Error::host("the compiler's answer broke off", "a panic"))?;
-        judge(status, &answer.map_err(failed)?)
+        let answer = answer.map_err(failed)?.unwrap_or_default();
+        if answer.len() > most + 1 {
+            let reason = format!("{BOMB}its {} bytes become more than {most} bytes of code", bytes.len());
+            return Err(Error::PluginRefused { reason });
+        }
+        judge(status, &answer)
     })
 }
 
