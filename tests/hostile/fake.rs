@@ -191,7 +191,10 @@ async fn request(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
 
 /// Names and the answers for each in turn; the last one stays.
 #[derive(Default)]
-pub struct Names(Mutex<HashMap<String, (usize, Vec<Vec<IpAddr>>)>>);
+pub struct Names(Mutex<HashMap<String, Answers>>);
+
+/// How often a name was asked for, and what it answers each time.
+type Answers = (usize, Vec<Vec<IpAddr>>);
 
 impl Names {
     pub fn set(&self, name: &str, answers: &[&[&str]]) {

@@ -9,12 +9,13 @@ use crate::executor::PluginHost;
 use crate::grant::{Capability, Grants};
 use crate::sandbox::connect::Connect;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -57,8 +58,9 @@ pub struct Pool {
     /// Workers of one plugin that work at one time before they are filled up.
     parallel: usize,
     workers: Mutex<Vec<Arc<Worker>>>,
-    /// One is started at a time: others that wait may find that it has room for them.
-    starting: tokio::sync::Mutex<()>,
+    /// For a component, one worker is started at a time: those who wait may find that it has room for
+    /// them.
+    starting: Mutex<HashMap<Arc<str>, Weak<tokio::sync::Mutex<()>>>>,
     /// A call has ended, or a worker is gone.
     freed: Notify,
     /// Counts up: when something was used.
@@ -93,7 +95,7 @@ impl Pool {
             options,
             parallel: std::thread::available_parallelism().map_or(2, usize::from),
             workers: Mutex::default(),
-            starting: tokio::sync::Mutex::default(),
+            starting: Mutex::default(),
             freed: Notify::new(),
             now: AtomicU64::new(0),
             spawner,
@@ -114,7 +116,8 @@ impl Pool {
             if let Some(place) = self.find(wanted, false) {
                 return Ok(place);
             }
-            let starting = self.starting.lock().await;
+            let starting = self.starting(&wanted.digest);
+            let starting = starting.lock().await;
             // Somebody else may have started one meanwhile.
             if let Some(place) = self.find(wanted, false) {
                 return Ok(place);
@@ -135,6 +138,18 @@ impl Pool {
             }
             freed.await;
         }
+    }
+
+    /// Held while a worker for a component is started.
+    fn starting(&self, digest: &Arc<str>) -> Arc<tokio::sync::Mutex<()>> {
+        let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        starting.retain(|_, held| held.strong_count() > 0);
+        let held = starting.entry(digest.clone()).or_default();
+        held.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *held = Arc::downgrade(&new);
+            new
+        })
     }
 
     /// A place in the worker that has least to do; with `crowded` also where another worker would
@@ -279,7 +294,7 @@ impl Drop for Pool {
 }
 
 /// Retires workers that have had nothing to do for a while.
-async fn reap(pool: std::sync::Weak<Pool>) {
+async fn reap(pool: Weak<Pool>) {
     let mut idle: Vec<(Arc<Worker>, u64, Duration)> = Vec::new();
     loop {
         tokio::time::sleep(REAP_EVERY).await;
