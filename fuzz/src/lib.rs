@@ -1,4 +1,6 @@
-//! The laws of every trigger, for the targets.
+//! What the targets share: the laws of every trigger, and a sandbox.
+
+pub mod guest;
 
 use chrono::{DateTime, TimeDelta};
 use sandclock::Trigger;
