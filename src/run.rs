@@ -20,6 +20,11 @@ pub const ERROR_BYTES_MAX: usize = 4 * 1024;
 /// Different things beyond computing that one run is recorded to have reached for.
 pub const USES_MAX: usize = 64;
 
+/// Bytes of their names together: a run's record has to stay small.
+pub const USES_BYTES_MAX: usize = 1024;
+/// Bytes of the name of a trap, or of what was denied.
+const NAME_BYTES_MAX: usize = 300;
+
 /// A run's id: a ULID, so that ids sort by the time they were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -241,9 +246,9 @@ impl Outcome {
             | Outcome::OutOfFuel { error }
             | Outcome::OutOfMemory { error }
             | Outcome::TimedOut { error }
-            | Outcome::Denied { error, .. }
             | Outcome::Invalid { error }
             | Outcome::Internal { error } => vec![error],
+            Outcome::Denied { capability, error } => vec![capability, error],
             _ => Vec::new(),
         }
     }
@@ -418,6 +423,19 @@ impl Run {
 
     /// Cuts what the guest chose the size of to what may be stored.
     pub fn trim(&mut self) {
+        let mut left = USES_BYTES_MAX;
+        self.uses.truncate(USES_MAX);
+        self.uses.retain(|used| {
+            let bytes = used.what.to_string().len();
+            let fits = bytes <= left;
+            left -= if fits { bytes } else { 0 };
+            fits
+        });
+        match &mut self.outcome {
+            Some(Outcome::Trapped { trap, .. }) => cut(trap, NAME_BYTES_MAX),
+            Some(Outcome::Denied { capability, .. }) => cut(capability, NAME_BYTES_MAX),
+            _ => {}
+        }
         if let Some(Outcome::Succeeded { value }) = &mut self.outcome {
             let text = value.to_string();
             if text.len() > OUTPUT_BYTES_MAX {

@@ -41,6 +41,10 @@ impl ValueChanges {
     /// trusted.
     pub fn validate(&self, base: &Arc<Values>) -> Result<(), Invalid> {
         let mut draft = Draft::new(base.clone());
+        let unknown = self.0.iter().any(|(key, value)| value.is_none() && !base.contains_key(key));
+        if unknown || self.0.len() > 2 * KEYS_MAX {
+            return Err(Invalid::new("state", "", "it deletes what is not there, or changes more than there can be"));
+        }
         for key in self.0.iter().filter_map(|(key, value)| value.is_none().then_some(key)) {
             draft.delete(key)?;
         }

@@ -42,6 +42,11 @@ impl HttpGrant {
         self.port == port && canonical_host(host).is_ok_and(|host| host == self.host)
     }
 
+    /// Whether it names an inner address, where there is often no TLS.
+    pub fn is_inner(&self) -> bool {
+        self.network.is_some() || self.host == "localhost" || self.host.parse::<IpAddr>().is_ok()
+    }
+
     /// Why a request must not go to this address of the host, if it must not.
     pub fn refuses(&self, address: IpAddr) -> Option<&'static str> {
         let what = special(address)?;

@@ -135,7 +135,7 @@ fn judge(status: Option<ExitStatus>, answer: &[u8]) -> Result<Vec<u8>> {
 pub fn child(parent: u32, lines: bool) -> std::io::Result<()> {
     jail::before(parent, &[])?;
     let engine = engine::compiler(lines).map_err(std::io::Error::other)?;
-    jail::lock(&Rules {
+    let layers = jail::lock(&Rules {
         data_bytes: MEMORY_MAX,
         cpu: Some(TIME_MAX),
         open_files: 16,
@@ -144,6 +144,9 @@ pub fn child(parent: u32, lines: bool) -> std::io::Result<()> {
         threads: false,
         sockets: false,
     });
+    if layers.iter().any(|layer| layer.name == jail::MEMORY_LIMIT && layer.is_off()) {
+        return Err(std::io::Error::other("its memory cannot be limited"));
+    }
     let mut bytes = Vec::new();
     std::io::stdin().take(COMPONENT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     let mut out = std::io::stdout().lock();

@@ -70,6 +70,15 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// Granted directories are file systems of their own, each with its quota.
+    fn within_one(&self, a: &Resource<Descriptor>, b: &Resource<Descriptor>) -> FsResult<()> {
+        if self.quotas.dir_of(a.rep()) == self.quotas.dir_of(b.rep()) {
+            Ok(())
+        } else {
+            Err(ErrorCode::CrossDevice.into())
+        }
+    }
+
     fn size(&mut self, fd: &Resource<Descriptor>) -> u64 {
         match self.inner.table.get(fd) {
             Ok(Descriptor::File(file)) => file.file.metadata().map_or(0, |meta| meta.len()),
@@ -211,6 +220,7 @@ impl HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         self.reach(&fd, &path, true)?;
         self.reach(&new_fd, &new_path, true)?;
+        self.within_one(&fd, &new_fd)?;
         self.charge(&new_fd, quota::ENTRY_BYTES)?;
         self.inner.link_at(fd, flags, path, new_fd, new_path).await
     }
@@ -224,7 +234,7 @@ impl HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         self.reach(&fd, &path, true)?;
         self.reach(&new_fd, &new_path, true)?;
-        // What moves into another directory counts there from its next measuring on.
+        self.within_one(&fd, &new_fd)?;
         self.inner.rename_at(fd, path, new_fd, new_path).await
     }
 

@@ -10,7 +10,7 @@ use crate::grant::{Grants, HttpGrant, Pick, SecretName};
 use crate::secret::Secret;
 use body::{Bounded, Masked, mask_headers};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -111,7 +111,7 @@ impl Http {
         };
         self.uses.record(Pick::Http { host: grant.host().to_owned(), port }, false);
         let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        self.fill_secrets(&mut request, &grant)?;
+        self.fill_secrets(&mut request, &grant, tls)?;
         // The scheme and the host are for proxies only.
         *request.uri_mut() = Uri::from(path);
         let wait = |wanted: Option<Duration>| wanted.unwrap_or(WAIT_MAX).clamp(WAIT_MIN, WAIT_MAX);
@@ -127,7 +127,8 @@ impl Http {
     }
 
     /// Puts secrets where the guest wrote `{{secret:NAME}}` in a header.
-    fn fill_secrets(&self, request: &mut Request<WasiBody>, grant: &HttpGrant) -> Result<()> {
+    fn fill_secrets(&self, request: &mut Request<WasiBody>, grant: &HttpGrant, tls: bool) -> Result<()> {
+        let mut any = false;
         for value in request.headers_mut().values_mut() {
             let Ok(text) = value.to_str() else { continue };
             if !text.contains("{{secret:") {
@@ -138,25 +139,35 @@ impl Http {
             while let Some((before, after)) = rest.split_once("{{secret:") {
                 let (name, after) = after.split_once("}}").ok_or(Error::HttpRequestDenied)?;
                 filled.push_str(before);
-                filled.push_str(self.secret_for(name, grant).ok_or(Error::HttpRequestDenied)?.reveal());
+                filled.push_str(self.secret_for(name, grant, tls).ok_or(Error::HttpRequestDenied)?.reveal());
+                any = true;
                 rest = after;
             }
             filled.push_str(rest);
-            let mut header = HeaderValue::from_str(&filled).map_err(|_| Error::HttpRequestDenied)?;
-            header.set_sensitive(true);
-            *value = header;
+            let mut full = HeaderValue::from_str(&filled).map_err(|_| Error::HttpRequestDenied)?;
+            full.set_sensitive(true);
+            *value = full;
+        }
+        if any {
+            // An answer that is compressed, or comes in pieces of the guest's choice, could give back what
+            // is taken out of a plain one.
+            for name in [header::ACCEPT_ENCODING, header::RANGE, header::TE] {
+                request.headers_mut().remove(name);
+            }
         }
         Ok(())
     }
 
     /// The secret, if it may be sent to this host.
-    fn secret_for(&self, name: &str, grant: &HttpGrant) -> Option<&Secret> {
+    fn secret_for(&self, name: &str, grant: &HttpGrant, tls: bool) -> Option<&Secret> {
         let name: SecretName = name.parse().ok()?;
         let target = (grant.host(), grant.port());
         let to_host = |host: &(String, u16)| (host.0.as_str(), host.1) == target;
         let granted =
             self.grants.secrets.iter().any(|secret| secret.name == name && secret.host.as_ref().is_none_or(to_host));
-        let found = self.secrets.iter().find(|(known, _)| granted && *known == name).map(|(_, secret)| secret);
+        // Without TLS anybody on the way could read it, and nobody proves to be the host.
+        let safe = tls || grant.is_inner();
+        let found = self.secrets.iter().find(|(known, _)| granted && safe && *known == name).map(|(_, secret)| secret);
         self.uses.record(Pick::Secret(name), found.is_none());
         found
     }

@@ -294,7 +294,8 @@ impl Sandbox {
             }
         }
         let code = self.compile_anew(digest, bytes)?;
-        // SAFETY: these bytes were made by the compiler a moment ago and nobody else had them.
+        // SAFETY: these bytes came from the compiler a moment ago, over a pipe that nobody else has. A
+        // compiler that a component has taken over could send others: docs/security.md says so.
         unsafe { Component::deserialize(&self.engine, &code) }.map_err(|e| refused(&e))
     }
 
@@ -337,11 +338,14 @@ impl Sandbox {
             memory_peak: Some(store.data().limiter.peak()),
         };
         let state = store.data_mut();
-        let uses = state.uses.take();
+        let redactor = state.redactor();
+        let mut uses = state.uses.take();
+        // A name that was reached for can carry a secret.
+        uses.retain(|used| !redactor.finds(&used.what.to_string()));
         let logs = state.logs(&uses);
         let outcome = outcome::with_last_words(outcome, &logs.stderr);
-        let mut outcome = outcome::denied(outcome, &uses);
-        state.redactor().outcome(&mut outcome);
+        let mut outcome = outcome::denied(outcome, &uses, &state.given.grants);
+        redactor.outcome(&mut outcome);
         let values =
             if matches!(outcome, Outcome::Succeeded { .. }) { state.changes() } else { ValueChanges::default() };
         Ended { outcome, usage, logs, uses, values }

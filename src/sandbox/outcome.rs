@@ -2,7 +2,7 @@
 //! engine has no public type are told by their text, which tests pin.
 
 use super::host::State;
-use crate::grant::Use;
+use crate::grant::{Grants, Pick, Use};
 use crate::invalid::printable;
 use crate::job::Limits;
 use crate::run::{ERROR_BYTES_MAX, Outcome};
@@ -60,14 +60,23 @@ pub fn outcome_of(error: &Error, store: &Store<State>, limits: &Limits) -> Outco
 }
 
 /// A guest that was denied something and then failed was denied.
-pub fn denied(outcome: Outcome, uses: &[Use]) -> Outcome {
+pub fn denied(outcome: Outcome, uses: &[Use], grants: &Grants) -> Outcome {
     let what = uses.iter().find(|used| used.denied).map(|used| &used.what);
     let error = match (&outcome, what) {
         (Outcome::Failed { error } | Outcome::Trapped { error, .. }, Some(_)) => error.clone(),
         _ => return outcome,
     };
     let Some(what) = what else { return outcome };
-    let mut error = format!("{what} is not granted (`{}` would grant it); then: {error}", what.flag());
+    let mut error = if grants.picks().contains(what) {
+        let why = match what {
+            Pick::Http { .. } => "its address is not of the public internet; a grant can name it: HOST:PORT@ADDRESS",
+            Pick::Secret(_) => "it is not stored, or not for this host, or would be sent without TLS",
+            _ => "it cannot be given",
+        };
+        format!("{what} is granted and was refused all the same: {why}; then: {error}")
+    } else {
+        format!("{what} is not granted (`{}` would grant it); then: {error}", what.flag())
+    };
     crate::run::cut(&mut error, ERROR_BYTES_MAX);
     Outcome::Denied { capability: what.to_string(), error }
 }

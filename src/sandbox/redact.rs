@@ -27,6 +27,11 @@ impl Redactor {
         Redactor { forms }
     }
 
+    /// Whether a text has a secret in it.
+    pub fn finds(&self, text: &str) -> bool {
+        self.forms.iter().any(|form| text.contains(form.as_str()))
+    }
+
     pub fn text(&self, text: &mut String) {
         for form in &self.forms {
             if text.contains(form.as_str()) {
@@ -100,6 +105,9 @@ fn forms(secret: &str) -> Vec<String> {
         percent,
         json[1..json.len() - 1].to_owned(),
         format!("{secret:?}").trim_matches('"').to_owned(),
+        // As logs and errors have it, without its control characters, and as host names do.
+        crate::invalid::printable(secret, usize::MAX),
+        secret.to_ascii_lowercase(),
         bytes.iter().rev().map(|byte| char::from(*byte)).collect::<String>(),
     ];
     forms.pop_if(|_| !secret.is_ascii());

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, oneshot};
 /// Bytes of one message: a number, and a host and port or a reason.
 const MESSAGE_BYTES: usize = 1024;
 /// Connections that one worker may be waiting for; a worker that asks for more waits.
-const ASKED_MAX: usize = 16;
+const ASKED_MAX: usize = 8;
 /// Longest time that a connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 

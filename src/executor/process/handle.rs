@@ -76,7 +76,7 @@ impl Worker {
     }
 
     pub fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+        self.gone.load(Ordering::Acquire) || self.kill.is_cancelled()
     }
 
     /// Calls under way, the memory that they may use, and when one was last made or ended.
@@ -125,6 +125,17 @@ impl Worker {
         self.kill.cancel();
     }
 
+    /// Ends the process if it has nothing to do, and was not used since `used` if that is given. A call
+    /// is placed before this or not at all.
+    pub fn retire(&self, used: Option<u64>) -> bool {
+        let calls = self.calls();
+        let idle = calls.waiting.is_empty() && used.is_none_or(|used| used == calls.used);
+        if idle {
+            self.kill();
+        }
+        idle
+    }
+
     fn answer(&self, id: u64, ended: Box<EndedFrame>) {
         let mut calls = self.calls();
         // An answer to a call that nobody made, or twice, is a worker's invention.
@@ -143,19 +154,29 @@ impl Worker {
         ended: impl Fn(),
     ) {
         let (reader, writer) = socket.into_split();
-        let status = tokio::select! {
-            status = child.wait() => status,
+        let ending = tokio::select! {
+            // What it said before it ended comes first.
+            biased;
             // It says nothing sound any more, or hears nothing: it has nothing to live for.
-            _ = self.read(reader, ended) => end(&mut child).await,
-            _ = write(writer, frames) => end(&mut child).await,
-            () = self.kill.cancelled() => end(&mut child).await,
+            _ = self.read(reader, ended) => None,
+            _ = write(writer, frames) => None,
+            () = self.kill.cancelled() => None,
+            status = child.wait() => Some(status),
         };
         self.gone.store(true, Ordering::Release);
+        let status = match ending {
+            Some(status) => status,
+            None => end(&mut child).await,
+        };
         let mut calls = self.calls();
         let waiting = std::mem::take(&mut calls.waiting);
         calls.memory = 0;
         drop(calls);
         let died = Died { how: how(status), calls: waiting.len() };
+        if !waiting.is_empty() {
+            let (digest, how, runs) = (&*self.digest, &died.how, died.calls);
+            tracing::warn!(digest, how, runs, "a worker died and took its runs with it");
+        }
         for (tell, _) in waiting.into_values() {
             let _ = tell.send(Err(died.clone()));
         }

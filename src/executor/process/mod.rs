@@ -146,8 +146,8 @@ fn lost(died: &Died, overdue: Option<Overdue>, job: &Job) -> Outcome {
             let timeout = crate::trigger::duration_text(job.limits.timeout);
             Outcome::TimedOut { error: format!("it did not stop after {timeout}, so its worker was killed") }
         }
-        // It was alone, so it was this one.
-        None if died.calls <= 1 => {
+        // It was alone, so it was this one; but what kills by this signal is outside of it.
+        None if died.calls <= 1 && died.how != "signal 9" => {
             Outcome::Internal { error: format!("it broke its worker, which died of {}", died.how) }
         }
         None => Outcome::Interrupted,

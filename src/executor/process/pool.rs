@@ -79,7 +79,8 @@ pub struct Wanted {
 }
 
 impl Pool {
-    pub fn new(options: PoolOptions) -> Result<Arc<Self>> {
+    pub fn new(mut options: PoolOptions) -> Result<Arc<Self>> {
+        options.workers = options.workers.max(1);
         let failed = |e| Error::host("cannot start the thread that starts workers", e);
         let (spawner, queue) = std::sync::mpsc::channel::<Spawn>();
         let runtime = tokio::runtime::Handle::current();
@@ -161,11 +162,12 @@ impl Pool {
             worker.digest == wanted.digest && same && !worker.is_gone()
         };
         let own: Vec<&Arc<Worker>> = workers.iter().filter(serves).collect();
-        let (worker, (calls, memory, _)) =
-            own.iter().map(|worker| (*worker, worker.load())).min_by_key(|(_, (calls, ..))| *calls)?;
-        let alone = own.len() < self.parallel && calls >= CALLS_BEFORE_ANOTHER;
-        let full = calls >= CALLS_MAX || (calls > 0 && memory + wanted.memory > CALLS_MEMORY_MAX);
-        if full || (alone && !crowded) {
+        let fits = |(calls, memory, _): &(usize, u64, u64)| {
+            *calls == 0 || (*calls < CALLS_MAX && memory + wanted.memory <= CALLS_MEMORY_MAX)
+        };
+        let loads = own.iter().map(|worker| (*worker, worker.load())).filter(|(_, load)| fits(load));
+        let (worker, (calls, ..)) = loads.min_by_key(|(_, (calls, ..))| *calls)?;
+        if own.len() < self.parallel && calls >= CALLS_BEFORE_ANOTHER && !crowded {
             return None;
         }
         let now = self.now.fetch_add(1, Ordering::Relaxed);
@@ -180,8 +182,10 @@ impl Pool {
         }
         let idle = workers.iter().map(|worker| worker.load()).enumerate().filter(|(_, (calls, ..))| *calls == 0);
         let Some((at, _)) = idle.min_by_key(|(_, (.., used))| *used) else { return false };
-        workers.swap_remove(at).kill();
-        true
+        if workers[at].retire(None) {
+            workers.swap_remove(at);
+        }
+        workers.len() < self.options.workers
     }
 
     async fn start(self: &Arc<Self>, wanted: &Wanted, code: &[u8]) -> Result<()> {
@@ -277,13 +281,7 @@ impl Pool {
 
     /// Ends the workers that have nothing to do.
     pub fn retire_idle(&self) {
-        self.workers().retain(|worker| {
-            let busy = worker.load().0 > 0;
-            if !busy {
-                worker.kill();
-            }
-            busy
-        });
+        self.workers().retain(|worker| !worker.retire(None));
     }
 }
 
@@ -309,8 +307,10 @@ async fn reap(pool: Weak<Pool>) {
             }
         }
         let (old, kept): (Vec<_>, Vec<_>) = seen.into_iter().partition(|(.., since)| *since >= IDLE_MAX);
-        pool.workers().retain(|worker| !old.iter().any(|(old, ..)| Arc::ptr_eq(old, worker)));
-        old.iter().for_each(|(worker, ..)| worker.kill());
+        pool.workers().retain(|worker| {
+            let known = old.iter().find(|(old, ..)| Arc::ptr_eq(old, worker));
+            !known.is_some_and(|(_, used, _)| worker.retire(Some(*used)))
+        });
         idle = kept;
     }
 }

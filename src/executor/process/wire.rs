@@ -18,6 +18,10 @@ pub const FRAME_BYTES_MAX: usize = 48 << 20;
 const HEAD: usize = 4;
 /// Lines of a backtrace.
 const FRAMES_MAX: usize = 64;
+/// Nesting of a value: no type that a plugin may have is deeper.
+const VALUE_DEPTH_MAX: usize = 100;
+/// Log lines, with those that say what was denied.
+const LOG_LINES_MAX: usize = 1000 + USES_MAX;
 
 /// The first frame to a worker; `code` bytes of compiled code follow it.
 #[derive(Serialize, Deserialize)]
@@ -78,6 +82,12 @@ impl EndedFrame {
     /// How a call ended, with what the worker could not have had cut off.
     pub fn checked(self, limits: &Limits, base: &Arc<Values>) -> Ended {
         let EndedFrame { mut outcome, usage, mut logs, mut uses, mut values } = self;
+        let own = !matches!(outcome, Outcome::Missed | Outcome::Skipped { .. } | Outcome::Interrupted);
+        let deep = matches!(&outcome, Outcome::Succeeded { value } if crate::job::depth(value) > VALUE_DEPTH_MAX);
+        if !own || deep {
+            outcome = Outcome::Internal { error: "its worker reports an end that no call has".to_owned() };
+        }
+        logs.log.truncate(LOG_LINES_MAX);
         if let Outcome::Trapped { backtrace, .. } = &mut outcome {
             backtrace.truncate(FRAMES_MAX);
         }

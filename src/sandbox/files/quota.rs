@@ -16,7 +16,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 pub const ENTRY_BYTES: u64 = 1024;
 /// Instead of the number of a directory: a root that is not there, of a run that is audited.
 pub const PHANTOM: usize = usize::MAX;
-/// Directories within each other that are measured.
+/// Directories within each other that are measured; a deeper tree counts as full.
 const DEPTH_MAX: usize = 64;
 /// How often a directory is measured at most.
 const MEASURE_EVERY: Duration = Duration::from_millis(200);
@@ -168,14 +168,19 @@ fn measure(root: &Path, most: u64) -> u64 {
     let mut used = 0u64;
     let mut open = vec![(root.to_owned(), 0)];
     while let Some((dir, depth)) = open.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        // What cannot be looked at may hold anything.
+        let Ok(entries) = std::fs::read_dir(dir) else { return most };
+        for entry in entries.flatten() {
             let Ok(meta) = entry.path().symlink_metadata() else { continue };
             let bytes = if meta.is_file() { meta.len() } else { 0 };
             used = used.saturating_add(ENTRY_BYTES).saturating_add(bytes);
             if used >= most {
                 return most;
             }
-            if meta.is_dir() && depth < DEPTH_MAX {
+            if meta.is_dir() {
+                if depth == DEPTH_MAX {
+                    return most;
+                }
                 open.push((entry.path(), depth + 1));
             }
         }

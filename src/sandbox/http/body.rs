@@ -64,6 +64,9 @@ impl Body for Bounded {
     }
 }
 
+/// The beginning of a secret at the end of a body that is overwritten, in bytes at least.
+const BEGUN_MIN: usize = 4;
+
 /// A body in which secrets are overwritten with `*`, wherever its parts are divided.
 pub struct Masked {
     inner: Bounded,
@@ -81,7 +84,12 @@ impl Masked {
     /// What of the held bytes can go on: all of it at the end.
     fn release(&mut self, end: bool) -> Bytes {
         mask(&mut self.held, &self.secrets);
-        let kept = if end { 0 } else { begun(&self.held, &self.secrets) };
+        let begun = begun(&self.held, &self.secrets);
+        if end && begun >= BEGUN_MIN {
+            let from = self.held.len() - begun;
+            self.held[from..].fill(b'*');
+        }
+        let kept = if end { 0 } else { begun };
         let ready = self.held.len() - kept;
         self.held.split_to(ready).freeze()
     }

@@ -2,7 +2,7 @@
 //! run changed is in the transaction that records its success.
 
 use super::Open;
-use super::codec::{piece_of, unseal};
+use super::codec::{piece_of, prefix, unseal};
 use super::disk::{Disk, VALUE, Writes, broken};
 use crate::error::Result;
 use crate::job::JobId;
@@ -35,9 +35,7 @@ fn unescaped(bytes: &[u8]) -> Option<String> {
 }
 
 fn of_job_prefix(id: &JobId) -> Vec<u8> {
-    let mut prefix = id.as_str().as_bytes().to_vec();
-    prefix.push(0);
-    prefix
+    prefix(id.as_str().as_bytes())
 }
 
 fn full_key(id: &JobId, key: &str) -> Vec<u8> {
@@ -57,11 +55,11 @@ pub fn jobs(disk: &Disk) -> Result<HashSet<JobId>> {
 
 /// All that is stored of one job.
 pub fn of_job(disk: &Disk, id: &JobId) -> Result<Values> {
-    let prefix = of_job_prefix(id);
+    let of_job = of_job_prefix(id);
     let mut values = Values::new();
-    for row in disk.tree(VALUE).scan_prefix(&prefix) {
+    for row in disk.tree(VALUE).scan_prefix(&of_job) {
         let (key, piece) = row.map_err(broken)?;
-        let key = piece_of(&key).and_then(|(key, _)| unescaped(key.get(prefix.len()..)?));
+        let key = piece_of(&key).and_then(|(key, _)| unescaped(key.get(of_job.len()..)?));
         if let (Some(key), Some(piece)) = (key, unseal(&piece)) {
             values.entry(key).or_default().extend_from_slice(piece);
         }
@@ -76,7 +74,10 @@ impl Open {
             match changes {
                 Some(changes) => {
                     for (key, value) in &changes.0 {
-                        self.put_pieces(VALUE, &full_key(id, key), value.as_deref(), writes)?;
+                        let key = full_key(id, key);
+                        // Another run of the job may have ended in this turn with a longer value.
+                        writes.remove_prefix(VALUE, &prefix(&key));
+                        self.put_pieces(VALUE, &key, value.as_deref(), writes)?;
                     }
                     self.valued.insert(id.clone());
                 }

@@ -356,6 +356,8 @@ impl Table {
         self.detach(id);
         self.delta.touched.insert(id.clone());
         self.delta.defined.insert(id.clone());
+        // A job that takes its id in the same turn begins without its state.
+        self.delta.values.push((id.clone(), None));
     }
 
     /// Takes a job out of every index.
