@@ -453,3 +453,24 @@ pub fn cut(text: &mut String, max: usize) {
         text.push_str(" … [cut]");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grant::Pick;
+    use crate::trigger::Trigger;
+
+    #[test]
+    fn a_record_stays_small_whatever_names_a_guest_reached_for() -> Result<(), crate::Invalid> {
+        let job = Job::new("j".parse()?, "m:f".parse()?, Trigger::now());
+        let mut run = Run::claimed(RunId(Ulid::nil()), &job, DateTime::UNIX_EPOCH, "n".into());
+        let long = |at: usize| Pick::Dir { guest: format!("/{at}{}", "x".repeat(1000)), writable: true };
+        run.uses = (0..64).map(|at| Use { what: long(at), denied: true }).collect();
+        run.uses.push(Use { what: Pick::State, denied: false });
+        run.end(DateTime::UNIX_EPOCH, Outcome::Denied { capability: "c".repeat(5000), error: String::new() });
+        run.trim();
+        // A block of the history holds 4 KiB.
+        assert!(serde_json::to_vec(&run).is_ok_and(|record| record.len() < 2500));
+        Ok(())
+    }
+}

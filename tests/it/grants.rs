@@ -178,6 +178,25 @@ fn a_directory_is_what_was_granted_and_nothing_beside_it() {
 }
 
 #[test]
+fn files_do_not_move_from_one_quota_to_another() {
+    let home = Home::new();
+    let dirs = tempfile::tempdir().unwrap();
+    let root = dirs.path().canonicalize().unwrap();
+    for name in ["a", "b"] {
+        std::fs::create_dir(root.join(name)).unwrap();
+    }
+    std::fs::write(root.join("a/f"), "x").unwrap();
+    let grant = |name: &str| format!("{}/{name}:/{name}:rw", root.display());
+    home.ok(&["plugin", "add", &wasm("hostile"), "--allow-dir", &grant("a"), "--allow-dir", &grant("b")]);
+    for function in ["rename-file", "hard-link"] {
+        let output = home.run(&["--json", "exec", &format!("hostile:{function}"), "--args", r#"["/a/f", "/b/f"]"#]);
+        let ended: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(ended["outcome"]["error"], "cross-device", "{ended}");
+    }
+    assert!(root.join("a/f").exists() && !root.join("b/f").exists());
+}
+
+#[test]
 fn what_is_never_given_is_refused_when_it_is_granted() {
     let home = Home::new();
     let add = wasm("tidier");

@@ -249,6 +249,19 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_too_deep_counts_as_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut deep = dir.path().to_owned();
+        for _ in 0..DEPTH_MAX {
+            deep.push("d");
+        }
+        std::fs::create_dir_all(&deep).unwrap();
+        assert_eq!(measure(dir.path(), u64::MAX), DEPTH_MAX as u64 * ENTRY_BYTES);
+        std::fs::create_dir_all(deep.join("d")).unwrap();
+        assert_eq!(measure(dir.path(), 1 << 30), 1 << 30);
+    }
+
+    #[test]
     fn a_link_in_the_place_of_a_granted_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
