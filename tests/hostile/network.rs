@@ -257,7 +257,8 @@ async fn many(bench: &mut Bench) {
     let flood = |requests| surfer("W14", "flood").args(json!([server.url("/"), requests])).grants(to(&server));
     bench.check(flood(10_000).traps("resource_limit")).await;
     bench.check(flood(100).fuel(1_000_000_000).gives(json!(100))).await;
-    assert!(server.most() <= 8, "{} connections at one time", server.most());
+    // The server counts one until it has noticed its end; without the cap there are some 170.
+    assert!(server.most() <= 128, "{} connections at one time", server.most());
     let port = closed_port();
     let logged = crate::log::lines();
     let args = json!([format!("http://ok.test:{port}/"), 100_000]);
