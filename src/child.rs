@@ -3,13 +3,12 @@
 //! [`child_main`] first.
 
 use crate::executor::worker;
-use crate::jail::{self, Finding, Layer, Rules};
+use crate::jail::{self, CHILD, Finding, Layer, Rules};
 use crate::sandbox::compile_child;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-/// The first argument of a child.
-const CHILD: &str = "sandclock-child";
 /// This program, also when its file has been replaced meanwhile.
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
@@ -38,12 +37,11 @@ pub fn child_main() -> Option<ExitCode> {
 
 /// A worker without grants, as `doctor` tries it.
 fn attempted() -> Rules {
-    let sizes = (1 << 30, 64, 1 << 20);
     Rules {
-        data_bytes: sizes.0,
+        data_bytes: 1 << 30,
         cpu: None,
-        open_files: sizes.1,
-        file_bytes: sizes.2,
+        open_files: 64,
+        file_bytes: 1 << 20,
         dirs: Vec::new(),
         threads: false,
         sockets: false,
@@ -58,10 +56,7 @@ fn print_layers(parent: u32) -> io::Result<()> {
 }
 
 fn child(kind: &str) -> Command {
-    let mut command = Command::new(THIS_PROGRAM);
-    command.args([CHILD, kind, &std::process::id().to_string()]).env_clear();
-    command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
-    command
+    jail::child(Path::new(THIS_PROGRAM), kind)
 }
 
 /// The layers of a worker's jail on this machine.

@@ -21,7 +21,7 @@ mod start;
 mod syscalls;
 
 pub use probe::{Finding, attempt, try_forbidden};
-pub use start::before;
+pub use start::{CHILD, before, child};
 
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! What a child does before anything else.
+//! How a child is started, and what it does before anything else.
 
 use rustix::{
     fs::Mode,
@@ -8,7 +8,21 @@ use rustix::{
 use std::{
     io::{Error, Result},
     os::fd::RawFd,
+    path::Path,
+    process::Command,
 };
+
+/// The first argument of a child.
+pub const CHILD: &str = "sandclock-child";
+
+/// A command that starts `program` as a child of a kind, told who its parent is and nothing else.
+pub fn child(program: &Path, kind: &str) -> Command {
+    let mut command = Command::new(program);
+    command.args([CHILD, kind, &std::process::id().to_string()]).env_clear().current_dir("/");
+    // The allocator's large reserve at its start would count against the limit of memory.
+    command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
+    command
+}
 
 /// Makes a fresh child stand for itself. It dies with its parent, can't be traced or dumped by other
 /// processes of its user, has a session of its own and `/` as its directory, creates files for its

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::invalid::printable;
 use crate::jail::{self, Rules};
 use std::io::{Read, Write};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use wasmtime::Engine;
@@ -62,12 +62,10 @@ pub(super) fn is_bomb(reason: &str) -> bool {
     reason.starts_with(BOMB)
 }
 
-fn in_child(program: &PathBuf, lines: bool, bytes: &[u8]) -> Result<Vec<u8>> {
+fn in_child(program: &Path, lines: bool, bytes: &[u8]) -> Result<Vec<u8>> {
     let failed = |e: std::io::Error| Error::host("cannot start the compiler", e);
-    let mut command = Command::new(program);
-    command.args(["sandclock-child", "compile", &std::process::id().to_string()]).env_clear().current_dir("/");
-    // The allocator's large reserves would count against the limit.
-    command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0").env("MIMALLOC_ARENA_RESERVE", "64MiB");
+    let mut command = jail::child(program, "compile");
+    command.env("MIMALLOC_ARENA_RESERVE", "64MiB");
     if lines {
         command.arg("lines");
     }

@@ -34,10 +34,11 @@ pub trait Resolve: Send + Sync {
     async fn resolve(&self, host: &str) -> std::io::Result<Vec<IpAddr>>;
 }
 
-/// The resolver of the machine. It blocks a thread until it has an answer, whether anybody still waits
-/// for that or not; so a name server that does not answer costs this many threads and no more.
+/// Lookups of a process at one time; more wait.
 const LOOKUPS_MAX: usize = 32;
 
+/// The resolver of the machine. It blocks a thread until it has an answer, whether anybody still waits
+/// for that or not; so a name server that does not answer costs so many threads as there are lookups and no more.
 pub struct SystemResolver {
     lookups: Arc<Semaphore>,
 }

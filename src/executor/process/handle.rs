@@ -49,7 +49,7 @@ struct Calls {
     used: u64,
 }
 
-/// A call that a worker was given. Dropping it takes the place back.
+/// A call that has a place in a worker.
 pub struct Waiting {
     pub answer: oneshot::Receiver<Answer>,
     pub id: u64,

@@ -7,6 +7,7 @@ use super::wire::{self, FromWorker, Hello};
 use crate::error::{Error, Result};
 use crate::executor::PluginHost;
 use crate::grant::{Capability, Grants};
+use crate::jail;
 use crate::sandbox::connect::Connect;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::HashMap;
@@ -245,14 +246,8 @@ impl Pool {
     async fn spawn(&self, network: bool) -> io::Result<(Child, UnixStream, Option<OwnedFd>)> {
         let pair = |kind| socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
         let (ours, theirs) = pair(SocketType::STREAM)?;
-        let mut command = Command::new(&self.options.program);
-        command
-            .args(["sandclock-child", "worker", &std::process::id().to_string()])
-            .env_clear()
-            .current_dir("/")
-            .kill_on_drop(true);
-        // The allocator's large reserves would count against the limit.
-        command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
+        let mut command = Command::from(jail::child(&self.options.program, "worker"));
+        command.kill_on_drop(true);
         for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
             command.envs(std::env::var_os(name).filter(|_| network).map(|value| (name, value)));
         }

@@ -87,9 +87,8 @@ impl ListenerStore for SledStore {
     async fn put_listener(&self, listener: &Listener, progress: &Progress) -> Result<()> {
         let stored = StoredListener { listener: listener.clone(), progress: progress.clone() };
         self.write(move |open| {
-            let mut writes = Writes::default();
             let bytes = serde_json::to_vec(&stored).map_err(|e| Error::host("cannot encode a listener", e))?;
-            open.put_pieces(LISTENER, stored.listener.name.as_str().as_bytes(), Some(&bytes), &mut writes)?;
+            let (writes, _) = open.put_one(LISTENER, stored.listener.name.as_str(), Some(&bytes))?;
             open.disk.commit(writes)
         })
         .await
@@ -107,13 +106,8 @@ impl ListenerStore for SledStore {
     async fn remove_listener(&self, name: &Alias) -> Result<bool> {
         let name = name.clone();
         self.write(move |open| {
-            let mut writes = Writes::default();
-            let key = name.as_str().as_bytes();
-            if open.disk.tree(LISTENER).scan_prefix(prefix(key)).next().is_none() {
-                return Ok(false);
-            }
-            open.put_pieces(LISTENER, key, None, &mut writes)?;
-            open.disk.commit(writes).map(|()| true)
+            let (writes, known) = open.put_one(LISTENER, name.as_str(), None)?;
+            if known { open.disk.commit(writes).map(|()| true) } else { Ok(false) }
         })
         .await
     }
