@@ -7,10 +7,12 @@ use crate::executor::{
     ASIDES_MAX, AsyncExecutor, AsyncOptions, Executor, PluginHost, PoolOptions, ProcessExecutor, ThreadPoolExecutor,
 };
 use crate::job::Alias;
+use crate::observe::Metrics;
 use crate::outbound::{CALLS_MAX, Outbound};
 use crate::sandbox::{Compiler, Registry, Sandbox, SandboxOptions, connect::Direct};
 use crate::scheduler::{Drain, Listeners, Scheduler};
-use crate::store::{ListenerStore, MemoryStore, PluginStore, SecretStore, SledOptions, SledStore};
+use crate::store::{Backup, ListenerStore, MemoryStore, PluginStore, SecretStore, SledOptions, SledStore};
+use chrono::{DateTime, Utc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,11 @@ pub struct App {
     pub execs: Arc<Semaphore>,
     pub simulations: Arc<Semaphore>,
     pub wall: Wall,
+    /// Copies the default store while it works.
+    pub backup: Arc<dyn Backup>,
+    pub metrics: Arc<Metrics>,
+    /// When it was opened.
+    pub started: DateTime<Utc>,
 }
 
 /// Calls without a job at one time; more wait.
@@ -47,7 +54,7 @@ pub struct AppOptions {
 }
 
 /// What stands between guests and this process, beside the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Wall {
     /// Guests run in worker processes that have locked themselves in. `strict`: or not at all.
@@ -93,6 +100,7 @@ impl App {
         let opened = tokio::task::spawn_blocking(opening).await.map_err(|e| Error::host("opening broke off", e))?;
         let (store, sandbox) = opened?;
         let (store, sandbox) = (Arc::new(store), Arc::new(sandbox));
+        let (backup, started): (Arc<dyn Backup>, _) = (store.clone(), clock.now());
         let plugins: Arc<dyn PluginStore> = store.clone();
         let secrets: Arc<dyn SecretStore> = store.clone();
         let runner = PluginHost::new(sandbox.clone(), plugins.clone(), secrets.clone(), clock.clone());
@@ -119,6 +127,9 @@ impl App {
             execs: Arc::new(Semaphore::new(EXECS_MAX)),
             simulations: Arc::new(Semaphore::new(1)),
             wall,
+            backup,
+            metrics: Arc::default(),
+            started,
         })
     }
 

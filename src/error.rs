@@ -40,6 +40,8 @@ pub enum Error {
     GrantMissing { plugin: PluginName, missing: Vec<Capability> },
     #[error("no secret `{0}` (`sandclock secret list` shows them)")]
     SecretNotFound(SecretName),
+    #[error("no token `{0}` (`sandclock token list` shows them)")]
+    TokenNotFound(Alias),
     #[error("plugin refused: {reason}")]
     PluginRefused { reason: String },
     #[error("no export `{export}` in plugin `{plugin}` (it has {available})")]
@@ -106,6 +108,7 @@ impl Error {
             Error::ListenerNotFound(_) => "listener_not_found",
             Error::GrantMissing { .. } => "grant_missing",
             Error::SecretNotFound(_) => "secret_not_found",
+            Error::TokenNotFound(_) => "token_not_found",
             Error::PluginRefused { .. } => "plugin_refused",
             Error::ExportNotFound { .. } => "export_not_found",
             Error::Invalid(_) => "invalid",

@@ -13,7 +13,7 @@ use std::str::FromStr;
 macro_rules! event_kinds {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $text:literal;)*) => {
         /// The kind of an event; its code is one bit.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
         #[non_exhaustive]
         pub enum EventKind {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
@@ -128,6 +128,19 @@ impl fmt::Display for EventMask {
     }
 }
 
+impl schemars::JsonSchema for EventMask {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "EventMask".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [
+            { "type": "string", "description": "`ALL`, or names joined by commas: `JOB_ERROR,JOB_MISSED`" },
+            { "type": "integer", "minimum": 0, "maximum": 4_294_967_295_u32 },
+        ] })
+    }
+}
+
 impl Serialize for EventMask {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
@@ -176,7 +189,7 @@ impl FromStr for EventMask {
 }
 
 /// One thing that happened. Fields that do not apply are absent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[non_exhaustive]
 pub struct Event {
     /// Increasing within its job store, from 1.

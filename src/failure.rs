@@ -12,7 +12,7 @@ use std::sync::Arc;
 const JOBS_MAX: usize = 20;
 
 /// Runs that failed in the same way.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct FailureGroup {
     pub fingerprint: String,
     pub kind: OutcomeKind,

@@ -129,7 +129,24 @@ impl fmt::Display for FuncRef {
 
 /// A text type that (de)serialises as what it parses from and prints.
 macro_rules! text_form {
-    ($type:ty) => {
+    ($type:ident) => {
+        $crate::func::text_form!($type, {});
+    };
+    // With a pattern that all of it match, and most of what is refused does not.
+    ($type:ident, $pattern:literal) => {
+        $crate::func::text_form!($type, { "pattern": $pattern });
+    };
+    ($type:ident, $schema:tt) => {
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let mut schema = schemars::json_schema!($schema);
+                schema.insert("type".to_owned(), "string".into());
+                schema
+            }
+        }
         impl TryFrom<String> for $type {
             type Error = $crate::invalid::Invalid;
             fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -151,7 +168,7 @@ impl fmt::Display for PluginName {
     }
 }
 
-text_form!(PluginName);
+text_form!(PluginName, "^[a-z0-9][a-z0-9_-]{0,63}$");
 text_form!(FuncRef);
 
 #[cfg(test)]

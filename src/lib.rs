@@ -64,11 +64,15 @@ pub mod zoneinfo;
 #[doc = include_str!("trigger/GUIDE.md")]
 pub struct TriggerGuide;
 
+mod backup;
 mod child;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod http;
+pub mod observe;
+pub mod settings;
 
 pub use child::{THIS_PROGRAM, child_main};
 pub use clock::{Clock, SimClock, SystemClock};

@@ -20,7 +20,7 @@ const URL_MAX: usize = 2048;
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
 /// Who is told of which events.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     pub name: Alias,
@@ -37,7 +37,7 @@ pub struct Listener {
 }
 
 /// Where events go.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Target {
     /// Posted as a CloudEvent (1.0, structured JSON), signed as Standard Webhooks say if there is a
@@ -126,7 +126,7 @@ impl Listener {
 }
 
 /// How far a listener is.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct Progress {
     /// Sequence number of the last event that it is done with.
@@ -148,7 +148,7 @@ pub struct Progress {
 }
 
 /// An event that was given up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeadLetter {
     pub seq: u64,
     pub kind: EventKind,

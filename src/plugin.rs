@@ -12,14 +12,14 @@ pub const VERSIONS_MAX: usize = 32;
 
 /// A registered plugin. The last version that was granted all that it asks for is the current one; if
 /// there is none, the last.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Plugin {
     pub name: PluginName,
     pub versions: Vec<PluginVersion>,
 }
 
 /// One component under a plugin's name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PluginVersion {
     /// SHA-256 of the component, lower-case hexadecimal.
     pub digest: Arc<str>,
@@ -47,14 +47,14 @@ impl PluginVersion {
 }
 
 /// What a component offers and what it asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Interface {
     pub exports: Vec<Export>,
     pub imports: Vec<Import>,
 }
 
 /// A function that a job can call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Export {
     /// As in a func: `greet`, `demo:pkg/greeter@1.0.0#greet`, or `run` of a command.
     pub name: String,
@@ -62,8 +62,80 @@ pub struct Export {
     pub signature: String,
 }
 
+/// A function with its types as data, from which forms can be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Function {
+    pub name: String,
+    pub signature: String,
+    pub params: Vec<Param>,
+    /// It takes any number of strings.
+    pub command: bool,
+}
+
+/// A parameter, or a field of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Param {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub ty: WitType,
+}
+
+/// A case of a variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Case {
+    pub name: String,
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub ty: Option<WitType>,
+}
+
+/// A WIT type that JSON can carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum WitType {
+    Bool,
+    S8,
+    U8,
+    S16,
+    U16,
+    S32,
+    U32,
+    S64,
+    U64,
+    F32,
+    F64,
+    Char,
+    String,
+    List {
+        of: Box<WitType>,
+    },
+    Record {
+        fields: Vec<Param>,
+    },
+    Tuple {
+        items: Vec<WitType>,
+    },
+    Variant {
+        cases: Vec<Case>,
+    },
+    Enum {
+        names: Vec<String>,
+    },
+    Flags {
+        names: Vec<String>,
+    },
+    Option {
+        of: Box<WitType>,
+    },
+    Result {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ok: Option<Box<WitType>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        err: Option<Box<WitType>>,
+    },
+}
+
 /// An interface that the component needs from its host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Import {
     pub name: String,
     /// In words: `clocks`, `standard output`.

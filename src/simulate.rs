@@ -32,7 +32,7 @@ pub struct Simulation {
 }
 
 /// What would happen.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Simulated {
     pub jobs: usize,
     pub runs: u64,
@@ -57,7 +57,7 @@ pub struct Simulated {
     pub left_out: BTreeMap<JobId, String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SimulatedJob {
     pub id: JobId,
     pub runs: u64,
@@ -69,7 +69,7 @@ pub struct SimulatedJob {
     pub duration: f64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Doubled {
     pub job_id: JobId,
     pub first: DateTime<Utc>,

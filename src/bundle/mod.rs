@@ -17,7 +17,7 @@ pub const VERSION: u32 = 1;
 
 /// An installation's plugins and jobs. `J` is what a job is read as: a job, or JSON that is looked at
 /// one by one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Bundle<J = BundledJob> {
     pub version: u32,
     pub exported: DateTime<Utc>,
@@ -29,7 +29,7 @@ pub struct Bundle<J = BundledJob> {
 }
 
 /// A job, and what of its state goes with it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BundledJob {
     pub job: Job,
     pub paused: bool,

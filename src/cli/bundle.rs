@@ -172,7 +172,7 @@ pub async fn apply(args: ApplyArgs, client: &Client, output: Output) -> Done {
             let grants = serde_json::to_string(grants).map_err(|e| Failure::failed(e.to_string()))?;
             path.push_str(&format!("grants={}", query(&grants)));
         }
-        client.put_bytes::<Value>(path.trim_end_matches(['&', '?']), bytes).await?;
+        client.upload(path.trim_end_matches(['&', '?']), bytes, |_| ()).await?;
     }
     let applied: Value = client.post("/v1/apply", &spec(false)).await?;
     output.show(&applied, || println!("done with {}", summary(&applied)));

@@ -3,7 +3,7 @@
 use super::{Done, Failure};
 use crate::config::{App, AppOptions, Wall, socket_path};
 use crate::executor::AsyncOptions;
-use crate::http::{Problem, router};
+use crate::http::{Api, Peer, Problem, UploadLine, operator_token_path};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode, header};
@@ -20,10 +20,19 @@ use tower::ServiceExt;
 /// How long a home that another process holds is waited for.
 const OPEN_TRIES: u32 = 30;
 const OPEN_WAIT: Duration = Duration::from_millis(100);
+/// An answer of lines of JSON.
+const LINES: &str = "application/x-ndjson";
 
 pub enum Client {
-    Daemon(PathBuf),
-    Local { app: App, router: Router },
+    Daemon {
+        socket: PathBuf,
+        /// The operator's, if this user can read it.
+        token: Option<String>,
+    },
+    Local {
+        app: App,
+        router: Router,
+    },
 }
 
 impl Client {
@@ -33,7 +42,8 @@ impl Client {
         for tries_left in (0..OPEN_TRIES).rev() {
             #[cfg(unix)]
             if tokio::net::UnixStream::connect(&socket).await.is_ok() {
-                return Ok(Client::Daemon(socket));
+                let token = std::fs::read_to_string(operator_token_path(&home)).ok();
+                return Ok(Client::Daemon { socket, token: token.map(|token| token.trim().to_owned()) });
             }
             match App::open(AppOptions {
                 home: home.clone(),
@@ -46,7 +56,7 @@ impl Client {
                 Err(crate::Error::StoreHeld { .. }) if tries_left > 0 => tokio::time::sleep(OPEN_WAIT).await,
                 opened => {
                     let app = opened?;
-                    let router = router(app.clone());
+                    let router = Api::open(app.clone())?.router();
                     return Ok(Client::Local { app, router });
                 }
             }
@@ -96,8 +106,31 @@ impl Client {
         self.ask(Method::POST, path, Some(body.into())).await
     }
 
-    pub async fn put_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Done<T> {
-        self.ask(Method::PUT, path, Some(body.into())).await
+    /// Registers a component, telling how far that is.
+    pub async fn upload(&self, path: &str, component: Vec<u8>, progress: impl Fn(&UploadLine)) -> Done<Value> {
+        let mut lines = self.split(Method::PUT, path, Some(component.into()), b"\n").await?;
+        while let Some(line) = lines.next().await {
+            match serde_json::from_str(&line) {
+                Ok(UploadLine::Added(added)) => return Ok(added),
+                Ok(UploadLine::Problem(problem)) => return Err(problem.into()),
+                Ok(line) => progress(&line),
+                Err(error) => return Err(Failure::failed(format!("the answer is not understood: {error}"))),
+            }
+        }
+        Err(Failure::failed("the answer broke off"))
+    }
+
+    /// The body of an answer, as it comes.
+    pub async fn download(&self, path: &str) -> Done<impl Stream<Item = Done<Bytes>> + Unpin + use<>> {
+        let (status, body) = self.send(Method::GET, path, None, "*/*").await?;
+        if !status.is_success() {
+            return Err(refused(
+                status,
+                &body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default(),
+            ));
+        }
+        let broke = |e: axum::Error| Failure::failed(format!("the answer broke off: {e}"));
+        Ok(Box::pin(body.into_data_stream().map(move |chunk| chunk.map_err(broke))))
     }
 
     pub async fn delete(&self, path: &str) -> Done<()> {
@@ -105,7 +138,7 @@ impl Client {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Bytes>) -> Done<T> {
-        let (status, body) = self.send(method, path, body).await?;
+        let (status, body) = self.send(method, path, body, "application/json").await?;
         let body = body.collect().await.map_err(|e| Failure::failed(format!("the answer broke off: {e}")))?.to_bytes();
         if !status.is_success() {
             return Err(refused(status, &body));
@@ -114,32 +147,40 @@ impl Client {
         serde_json::from_slice(&body).map_err(|e| Failure::failed(format!("the answer is not understood: {e}")))
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Done<(StatusCode, Body)> {
-        let json = body.is_some() && method == Method::POST;
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
-        if json {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+    async fn send(&self, method: Method, path: &str, body: Option<Bytes>, accept: &str) -> Done<(StatusCode, Body)> {
+        let component = method == Method::PUT && accept == LINES;
+        let mut request = Request::builder().method(&method).uri(path).header(header::HOST, "localhost");
+        request = request.header(header::ACCEPT, accept);
+        if ![Method::GET, Method::DELETE].contains(&method) {
+            let media = if component { "application/wasm" } else { "application/json" };
+            request = request.header(header::CONTENT_TYPE, media);
+        }
+        if let Client::Daemon { token: Some(token), .. } = self {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request.body(Full::new(body.unwrap_or_default()));
         let request = request.map_err(|e| Failure::failed(format!("cannot ask for `{path}`: {e}")))?;
         let response: Response<Body> = match self {
             Client::Local { router, .. } => {
-                let answer = router.clone().oneshot(request.map(Body::new)).await;
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(Peer::Process { uid: rustix::process::getuid().as_raw() });
+                let answer = router.clone().oneshot(request).await;
                 answer.unwrap_or_else(|never| match never {})
             }
-            Client::Daemon(socket) => over_socket(socket, request).await?.map(Body::new),
+            Client::Daemon { socket, .. } => over_socket(socket, request).await?.map(Body::new),
         };
         let (parts, body) = response.into_parts();
         Ok((parts.status, body))
     }
 
-    /// The data of a stream of server-sent events, one at a time.
-    pub async fn stream(&self, path: &str) -> Done<impl Stream<Item = String> + Unpin + use<>> {
+    /// A stream of server-sent events, one at a time: the name of each, and its data.
+    pub async fn stream(&self, path: &str) -> Done<impl Stream<Item = (String, String)> + Unpin + use<>> {
         let messages = self.split(Method::GET, path, None, b"\n\n").await?;
         Ok(Box::pin(messages.filter_map(|message| {
-            let data = message.lines().filter_map(|line| line.strip_prefix("data:"));
-            let data: Vec<&str> = data.map(str::trim_start).collect();
-            std::future::ready(Some(data.join("\n")).filter(|data| !data.is_empty()))
+            let field = |name| message.lines().filter_map(move |line| line.strip_prefix(name)).map(str::trim_start);
+            let data: Vec<&str> = field("data:").collect();
+            let named = (field("event:").next().unwrap_or_default().to_owned(), data.join("\n"));
+            std::future::ready(Some(named).filter(|(_, data)| !data.is_empty()))
         })))
     }
 
@@ -157,7 +198,8 @@ impl Client {
         body: Option<Bytes>,
         end: &'static [u8],
     ) -> Done<impl Stream<Item = String> + Unpin + use<>> {
-        let (status, body) = self.send(method, path, body).await?;
+        let accept = if method == Method::GET { "text/event-stream" } else { LINES };
+        let (status, body) = self.send(method, path, body, accept).await?;
         if !status.is_success() {
             let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             return Err(refused(status, &body));
@@ -176,11 +218,16 @@ impl Client {
     }
 }
 
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        // What the command line sent was the user's.
+        Failure { code: if problem.code == "invalid" { 2 } else { 1 }, text: problem.detail }
+    }
+}
+
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
     match serde_json::from_slice::<Problem>(body) {
-        // What the command line sent was the user's.
-        Ok(problem) if problem.code == "invalid" => Failure { code: 2, text: problem.detail },
-        Ok(problem) => Failure::failed(problem.detail),
+        Ok(problem) => problem.into(),
         Err(_) => Failure::failed(format!("the daemon answered {status}")),
     }
 }

@@ -37,13 +37,13 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
         ));
     }
     if args.follow {
-        let mut stream = client.stream(&format!("/v1/events/stream?since={}&mask={mask}", args.since)).await?;
+        let mut stream = client.stream(&format!("/v1/events?since={}&mask={mask}", args.since)).await?;
         loop {
             let data = tokio::select! {
                 data = stream.next() => data,
                 _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
             };
-            let Some(data) = data else {
+            let Some((_, data)) = data else {
                 return Err(Failure::failed("the stream of events ended (is the daemon gone?)"));
             };
             let printed = match serde_json::from_str(&data) {

@@ -1,6 +1,8 @@
 //! The command line. It holds no rules: every command is a request to the HTTP API, of the daemon
 //! if one runs, else of a router in this process over the same home directory.
 
+mod audit;
+mod backup;
 mod bundle;
 mod client;
 mod events;
@@ -16,9 +18,12 @@ mod run;
 mod serve;
 mod simulate;
 mod system;
+mod token;
 mod trigger;
 
+use crate::daemon::log_to_stderr;
 use crate::invalid::Invalid;
+use crate::settings::LogFormat;
 use crate::trigger::Zone;
 use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
@@ -74,6 +79,13 @@ enum Command {
     /// Store secrets that plugins can be granted.
     #[command(subcommand)]
     Secret(grant::SecretCommand),
+    /// Make and remove tokens for the API over TCP.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Print an address that signs a browser in to the web page.
+    Open,
+    /// Show who did what.
+    Audit(audit::AuditArgs),
     /// Explain triggers.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
@@ -97,6 +109,12 @@ enum Command {
     Status,
     /// Say what keeps plugins in on this machine, each thing tried.
     Doctor,
+    /// Write everything that is kept as one file, also while the daemon works.
+    Backup(backup::BackupArgs),
+    /// Begin a home from a backup.
+    Restore(backup::RestoreArgs),
+    /// Have the daemon let runs end and stop.
+    Shutdown,
     /// Start anew from the last automatic export when the database is damaged; the damaged files
     /// are kept.
     Recover,
@@ -178,8 +196,10 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Plugin(plugin::PluginCommand::Build(args)) => project::build(&args, output),
         Command::Serve(args) => serve::serve(home()?, args).await,
         Command::Recover => system::recover(&home()?, output),
+        Command::Restore(args) => backup::restore(&home()?, &args, output),
         command => {
-            log_to_stderr("warn");
+            let wanted = std::env::var("SANDCLOCK_LOG").unwrap_or_else(|_| "warn".into());
+            log_to_stderr(&wanted, LogFormat::Text)?;
             let client = Client::connect(home()?).await?;
             let done = with_client(command, &client, output).await;
             client.close().await?;
@@ -203,24 +223,18 @@ async fn with_client(command: Command, client: &Client, output: Output) -> Done 
         Command::Events(args) => events::run(args, client, output).await,
         Command::Pause => system::shift(client, output, "pause").await,
         Command::Resume => system::shift(client, output, "resume").await,
+        Command::Shutdown => system::shift(client, output, "shutdown").await,
+        Command::Token(command) => token::run(command, client, output).await,
+        Command::Open => token::open(client, output).await,
+        Command::Audit(args) => audit::run(args, client, output).await,
+        Command::Backup(args) => backup::backup(args, client, output).await,
         Command::Secret(command) => grant::secret(command, client, output).await,
         Command::Doctor => system::doctor(client, output).await,
         Command::Status => system::status(client, output).await,
-        Command::Serve(_) | Command::Recover | Command::Completions { .. } => {
+        Command::Serve(_) | Command::Recover | Command::Restore(_) | Command::Completions { .. } => {
             unreachable!("handled without a client")
         }
     }
-}
-
-/// What guests can make them say, at any rate.
-const QUIET: &str = "wasmtime_wasi_http=off,wasmtime_wasi=off,hyper=off,rustls=off";
-
-/// Logs go to stderr; `SANDCLOCK_LOG` says which, such as `info` or `sandclock=debug`.
-fn log_to_stderr(default: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SANDCLOCK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},{QUIET}")));
-    // A second subscriber would be a bug of ours, and the first one keeps working.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }
 
 /// A damaged database makes its library panic; that becomes a diagnosis, so the panic's own text

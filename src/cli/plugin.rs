@@ -6,6 +6,7 @@ use super::output::{Output, bytes, field, query, short_time, table, time};
 use super::project::{BuildArgs, NewArgs};
 use super::{Done, Failure};
 use crate::func::PluginName;
+use crate::http::{Stage, UploadLine};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -115,9 +116,15 @@ async fn add(args: AddArgs, client: &Client, output: Output) -> Done<()> {
     let progress = ProgressBar::new_spinner().with_style(
         ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or(ProgressStyle::default_spinner()),
     );
-    progress.set_message(format!("checking and compiling {name} ({})", bytes(size)));
+    progress.set_message(format!("sending {name} ({})", bytes(size)));
     progress.enable_steady_tick(Duration::from_millis(100));
-    let added = client.put_bytes::<Value>(&path, component).await;
+    let added = client.upload(&path, component, |line| match line {
+        UploadLine::Progress(Stage::Received { bytes: come }) => {
+            progress.set_message(format!("sending {name}: {} of {}", bytes(*come as u64), bytes(size)));
+        }
+        _ => progress.set_message(format!("checking and compiling {name} ({})", bytes(size))),
+    });
+    let added = added.await;
     progress.finish_and_clear();
     let added = added.map_err(|failure| Failure { text: format!("`{file}`: {}", failure.text), ..failure })?;
     output.show(&added, || {

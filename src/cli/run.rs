@@ -1,13 +1,15 @@
 //! `sandclock run …`
 
-use super::Done;
 use super::client::Client;
 use super::output::{Output, bytes, facts, field, lines, outcome, query, short_time, table, thousands, time};
+use super::{Done, Failure};
+use crate::invalid::printable;
 use crate::job::{Alias, JobId};
 use crate::run::{OutcomeKind, RunId};
 use crate::trigger::Zone;
 use crate::trigger::parse_time;
 use clap::{Args, Subcommand};
+use futures::StreamExt;
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -18,7 +20,12 @@ pub enum RunCommand {
     /// Show one run.
     Show { id: RunId },
     /// Show what a run wrote.
-    Logs { id: RunId },
+    Logs {
+        id: RunId,
+        /// Go on with what it writes until it has ended.
+        #[arg(long, short)]
+        follow: bool,
+    },
     /// Show the failures among the newest runs, those of the same kind as one.
     Failures {
         /// Only of this job.
@@ -88,7 +95,8 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
             let run: Value = client.get(&format!("/v1/runs/{id}")).await?;
             output.show(&run, || show(&run));
         }
-        RunCommand::Logs { id } => {
+        RunCommand::Logs { id, follow: true } => follow(id, client, output).await?,
+        RunCommand::Logs { id, follow: false } => {
             let logs: Value = client.get(&format!("/v1/runs/{id}/logs")).await?;
             output.show(&logs, || {
                 for stream in ["stdout", "stderr"] {
@@ -119,6 +127,40 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what a run writes as it comes, until its end. Text is cut into lines only where it has them.
+async fn follow(id: RunId, client: &Client, output: Output) -> Done<()> {
+    let mut stream = client.stream(&format!("/v1/runs/{id}/logs")).await?;
+    let mut texts = [("stdout", String::new()), ("stderr", String::new())];
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        };
+        let Some((name, data)) = event else {
+            return Err(Failure::failed("the stream ended before the run (is the daemon gone?)"));
+        };
+        let data: Value = serde_json::from_str(&data).unwrap_or_default();
+        if output.json {
+            println!("{}", serde_json::json!({ "event": name, "data": data }));
+        }
+        for (stream, text) in texts.iter_mut().filter(|(stream, _)| name == *stream || name == "end") {
+            text.push_str(data["text"].as_str().unwrap_or_default());
+            let end = if name == "end" { text.len() } else { text.rfind('\n').map_or(0, |at| at + 1) };
+            let whole: String = text.drain(..end).collect();
+            for line in lines(&whole).filter(|_| !output.json) {
+                println!("{stream}: {line}");
+            }
+        }
+        match name.as_str() {
+            "log" if !output.json => {
+                println!("{}: {}", field(&data, "level"), printable(&field(&data, "message"), 4000));
+            }
+            "end" => return Ok(()),
+            _ => {}
+        }
+    }
 }
 
 /// A table of runs, for `run list` and `job history`.

@@ -1,77 +1,85 @@
 //! `sandclock serve`: the daemon.
 
-use super::{Done, Failure, log_to_stderr};
-use crate::config::{App, AppOptions, Wall, socket_path};
-use crate::executor::AsyncOptions;
-use crate::http::{router, serve_unix};
+use super::{Done, Failure};
+use crate::daemon;
+use crate::settings::Sources;
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use toml::{Table, Value};
 
+/// Every flag is a setting too: `sandclock.toml` has it under `[serve]`, the environment as a variable.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
+    /// Read settings from this file instead of `sandclock.toml` in the home.
+    #[arg(long, value_name = "FILE", env = "SANDCLOCK_CONFIG")]
+    config: Option<PathBuf>,
     /// Runs at one time.
-    #[arg(long, value_name = "N", default_value_t = AsyncOptions::SLOTS as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    slots: u16,
+    #[arg(long, value_name = "N", env = "SANDCLOCK_SLOTS")]
+    slots: Option<u16>,
     /// Run nothing if a layer of the workers' jail is missing on this machine (`doctor` says which).
-    #[arg(long)]
-    strict: bool,
+    #[arg(long, env = "SANDCLOCK_STRICT", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    strict: Option<bool>,
     /// Run plugins inside the daemon instead of in locked worker processes: for plugins that are
     /// trusted.
-    #[arg(long, conflicts_with = "strict")]
-    in_process: bool,
+    #[arg(long, env = "SANDCLOCK_IN_PROCESS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    in_process: Option<bool>,
     /// Do not fire jobs, only run what is asked for.
-    #[arg(long)]
-    paused: bool,
+    #[arg(long, env = "SANDCLOCK_PAUSED", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    paused: Option<bool>,
     /// How long runs may go on when the daemon is stopped; then they are cancelled.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::trigger::parse_duration)]
-    grace: Duration,
+    #[arg(long, value_name = "DURATION", env = "SANDCLOCK_GRACE")]
+    grace: Option<String>,
+    /// Serve the API and the web page on this address too, with a token. May be repeated.
+    #[arg(long, value_name = "ADDRESS:PORT", env = "SANDCLOCK_LISTEN", value_delimiter = ',')]
+    listen: Vec<String>,
+    /// Listen on addresses that other machines reach. Put TLS in front.
+    #[arg(long, env = "SANDCLOCK_ALLOW_REMOTE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_remote: Option<bool>,
+    /// A further name by which browsers call the daemon. May be repeated.
+    #[arg(long, value_name = "NAME", env = "SANDCLOCK_HOST", value_delimiter = ',')]
+    host: Vec<String>,
+    /// What is logged, such as `info` or `sandclock=debug`.
+    #[arg(long, value_name = "FILTER", env = "SANDCLOCK_LOG")]
+    log: Option<String>,
+    /// Lines of text, or of JSON.
+    #[arg(long, value_name = "FORMAT", env = "SANDCLOCK_LOG_FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
+    /// Send traces by OTLP over HTTP, such as to `http://localhost:4318`.
+    #[arg(long, value_name = "URL", env = "SANDCLOCK_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+}
+
+impl ServeArgs {
+    /// What was given, as the file would say it.
+    fn table(self) -> (Option<PathBuf>, Table) {
+        let mut table = Table::new();
+        let mut put = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                table.insert(key.to_owned(), value);
+            }
+        };
+        let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::from(items));
+        put("slots", self.slots.map(|slots| i64::from(slots).into()));
+        put("strict", self.strict.map(Value::from));
+        put("in_process", self.in_process.map(Value::from));
+        put("paused", self.paused.map(Value::from));
+        put("grace", self.grace.map(Value::from));
+        put("listen", list(self.listen));
+        put("allow_remote", self.allow_remote.map(Value::from));
+        put("host", list(self.host));
+        put("log", self.log.map(Value::from));
+        put("log_format", self.log_format.map(Value::from));
+        put("otlp_endpoint", self.otlp_endpoint.map(Value::from));
+        (self.config, table)
+    }
 }
 
 pub async fn serve(home: PathBuf, args: ServeArgs) -> Done {
-    log_to_stderr("info");
-    let wall = if args.in_process { Wall::None } else { Wall::Process { strict: args.strict } };
-    let app = App::open(AppOptions { home: home.clone(), slots: usize::from(args.slots), wall }).await?;
-    let listening = |e: std::io::Error| Failure::failed(format!("cannot listen for signals: {e}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(listening)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(listening)?;
-    let stop = CancellationToken::new();
-    let socket = socket_path(&home);
-    let stopped = stop.clone().cancelled_owned();
-    let api = {
-        let (socket, router) = (socket.clone(), router(app.clone()));
-        tokio::spawn(async move { serve_unix(&socket, router, stopped).await })
-    };
-    if args.paused {
-        app.scheduler.start_paused().await?;
-    } else {
-        app.scheduler.start().await?;
-    }
-    app.listeners.start().await?;
-    tracing::info!(home = %home.display(), socket = %socket.display(), slots = args.slots, "serving");
-    let mut api = api;
-    let served = tokio::select! {
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
-        served = &mut api => Some(served),
-    };
-    tracing::info!(grace = ?args.grace, "stopping; runs that go on have so long to end");
-    // The API answers until then, so that an operator can see and cancel what is waited for.
-    let closed = app.close(args.grace).await;
-    stop.cancel();
-    if served.is_none() {
-        // Streams of events would keep the API open for ever.
-        let _ = tokio::time::timeout(Duration::from_secs(1), &mut api).await;
-        api.abort();
-        let _ = std::fs::remove_file(&socket);
-    }
-    closed?;
-    match served {
-        Some(Ok(Err(error))) => Err(error.into()),
-        Some(Err(error)) => Err(Failure::failed(format!("the API broke off: {error}"))),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    let (config, given) = args.table();
+    let sources = Sources { home, config, given };
+    let settings = sources.read().map_err(Failure::from)?;
+    let log = daemon::log_to_stderr(&settings.log, settings.log_format)?;
+    daemon::serve(sources, settings, log).await?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -5,14 +5,15 @@ use crate::error::{Error, Result};
 use crate::executor::{Began, Executor, Report};
 use crate::grant::Grants;
 use crate::job::{Job, Limits};
-use crate::run::{Outcome, Run, RunId};
-use crate::sandbox::{Call, Ended, Given, Plugin, Sandbox, Setting};
+use crate::run::{Outcome, Run, RunId, RunLogs};
+use crate::sandbox::{Call, Ended, Given, Live, Plugin, Sandbox, Setting};
 use crate::store::{Claimed, Component, PluginStore, SecretStore};
 use crate::trigger::{AskedTrigger, Trigger};
 use crate::values::Values;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ pub struct PluginHost {
     clock: Arc<dyn Clock>,
     /// Calls that are no runs.
     asides: Arc<Semaphore>,
+    /// The runs that go on in this process.
+    live: Arc<Mutex<HashMap<RunId, Live>>>,
 }
 
 /// Calls beside runs, of triggers and of listeners, that may go on at one time; more wait.
@@ -54,7 +57,14 @@ impl PluginHost {
         secrets: Arc<dyn SecretStore>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        PluginHost { sandbox, store, secrets, clock, asides: Arc::new(Semaphore::new(ASIDES_MAX)) }
+        PluginHost {
+            sandbox,
+            store,
+            secrets,
+            clock,
+            asides: Arc::new(Semaphore::new(ASIDES_MAX)),
+            live: Arc::default(),
+        }
     }
 
     pub fn clock(&self) -> &dyn Clock {
@@ -155,10 +165,17 @@ impl PluginHost {
             Err(error) => return self.cannot(&error),
         };
         let (started, digest) = (ready.setting.started, ready.digest.clone());
+        let _shown = Shown::new(&self.live, &ready.setting);
         began.tell(started);
         let ended = call(ready).await;
         let ended = ended.unwrap_or_else(|error| Ended::without_a_call(Outcome::Internal { error }));
         self.report(started, digest, ended)
+    }
+
+    /// What a run that goes on in this process has written.
+    pub fn logs_so_far(&self, run: RunId) -> Option<RunLogs> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).get(&run).cloned();
+        live.map(|live| live.so_far())
     }
 
     /// Asks a function when a job fires next, within narrow limits. `executor` runs it as a run.
@@ -193,6 +210,25 @@ impl PluginHost {
         };
         let at = DateTime::from_timestamp_millis(milliseconds);
         at.map(Some).ok_or_else(|| failed(format!("answered {milliseconds}, which is no time in milliseconds")))
+    }
+}
+
+/// A run among those whose writing can be seen.
+struct Shown<'a> {
+    live: &'a Mutex<HashMap<RunId, Live>>,
+    run: RunId,
+}
+
+impl<'a> Shown<'a> {
+    fn new(live: &'a Mutex<HashMap<RunId, Live>>, setting: &Setting) -> Self {
+        live.lock().unwrap_or_else(PoisonError::into_inner).insert(setting.run_id, setting.live.clone());
+        Shown { live, run: setting.run_id }
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
     }
 }
 

@@ -16,7 +16,7 @@ pub use threads::ThreadPoolExecutor;
 use crate::error::{Error, Result};
 use crate::grant::Use;
 use crate::job::Job;
-use crate::run::{Outcome, RunLogs, Usage};
+use crate::run::{Outcome, RunId, RunLogs, Usage};
 use crate::store::Claimed;
 use crate::trigger::AskedTrigger;
 use crate::values::ValueChanges;
@@ -71,6 +71,13 @@ pub trait Executor: Send + Sync {
 
     /// Runs it. `began` is to be called once, when the function is about to be called.
     async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report;
+
+    /// What a run that goes on has written so far, if that can be known. Each text begins with what it
+    /// was before.
+    async fn logs_so_far(&self, run: RunId) -> Option<RunLogs> {
+        let _ = run;
+        None
+    }
 
     /// When a job fires next, by a function that decides it: the first time after `previous`, at or
     /// after `from`; `None` if there is none. Asked outside of any run and slot, and bounded: it

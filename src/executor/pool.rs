@@ -5,7 +5,7 @@ use super::host::{PAUSES_BEFORE_A_LOOK, PluginHost, Ready};
 use super::{Began, Executor, Report};
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::run::Outcome;
+use crate::run::{Outcome, RunId, RunLogs};
 use crate::store::Claimed;
 use crate::trigger::AskedTrigger;
 use async_trait::async_trait;
@@ -84,6 +84,10 @@ impl Executor for AsyncExecutor {
             ended.map_err(|error| format!("the host panicked: {error}"))
         };
         self.plugins.execute(claimed, began, call).await
+    }
+
+    async fn logs_so_far(&self, run: RunId) -> Option<RunLogs> {
+        self.plugins.logs_so_far(run)
     }
 
     async fn next_fire_time(

@@ -5,6 +5,7 @@ use super::host::{PAUSES_BEFORE_A_LOOK, PluginHost, Ready};
 use super::{Began, Executor, Report};
 use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::run::{RunId, RunLogs};
 use crate::sandbox::Ended;
 use crate::store::Claimed;
 use crate::trigger::AskedTrigger;
@@ -88,6 +89,10 @@ impl Executor for ThreadPoolExecutor {
             ended.await.map_err(|_| "the host panicked".to_owned())
         };
         self.plugins.execute(claimed, began, call).await
+    }
+
+    async fn logs_so_far(&self, run: RunId) -> Option<RunLogs> {
+        self.plugins.logs_so_far(run)
     }
 
     async fn next_fire_time(

@@ -264,7 +264,7 @@ impl fmt::Display for SecretName {
     }
 }
 
-text_form!(SecretName);
+text_form!(SecretName, "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$");
 
 /// A secret that a guest may ask for: `NAME`, which it can read, or `NAME@HOST[:PORT]`, which it never
 /// sees: where it writes `{{secret:NAME}}` in a header of a request to that host, the host of the

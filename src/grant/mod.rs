@@ -21,7 +21,7 @@ pub const ENV_BYTES_MAX: usize = 32 << 10;
 
 /// What can be granted. A component that imports the interface of one of the first three cannot be
 /// scheduled without the grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Capability {
     /// Outgoing HTTP to named hosts and ports: `wasi:http`.
@@ -74,7 +74,7 @@ impl fmt::Display for Capability {
 }
 
 /// What one version of a plugin was granted.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grants {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -207,7 +207,7 @@ impl Grants {
 }
 
 /// Something that a guest reached for, and whether it got it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Use {
     /// As a job would pick it: `http:api.example.org:443`.
     pub what: Pick,

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 pub const RUNS_FEW: usize = 20;
 
 /// What to change, and on how much it rests.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Suggestion {
     /// Runs that it was learned from.
     pub runs: usize,
@@ -22,14 +22,15 @@ pub struct Suggestion {
 }
 
 /// One grant, as it stands to what runs needed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Line {
     pub grant: Pick,
     pub change: Change,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "GrantChange")]
 pub enum Change {
     /// Granted and used.
     Keep,
@@ -42,7 +43,7 @@ pub enum Change {
 }
 
 /// A limit that is learned from what runs used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Learned {
     /// What 99 of 100 runs stayed within.
     pub p99: u64,

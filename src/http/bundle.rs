@@ -1,5 +1,6 @@
 //! Plugins and jobs as one document, out and in.
 
+use super::extract::{JsonBody, Query};
 use super::jobs::JobSpec;
 use super::problem::Problem;
 use crate::bundle::{self, Bundle, BundledJob, Change, apscheduler};
@@ -11,11 +12,8 @@ use crate::plugin::{Plugin, digest};
 use crate::sandbox::AddPlugin;
 use crate::scheduler::{AddOptions, ImportOptions, ImportResult, ImportedJob};
 use crate::store::Conflict;
-use crate::strict_json;
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -25,7 +23,7 @@ use std::collections::BTreeMap;
 /// Largest document that comes in, in bytes: components are within it.
 pub const BUNDLE_BYTES_MAX: usize = 256 << 20;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportQuery {
     /// With the components of the plugins.
@@ -34,11 +32,7 @@ pub struct ExportQuery {
     jobstore: Option<Alias>,
 }
 
-pub async fn export(
-    State(app): State<App>,
-    query: Result<Query<ExportQuery>, QueryRejection>,
-) -> Result<Json<Bundle>, Problem> {
-    let Query(query) = query?;
+pub async fn export(State(app): State<App>, Query(query): Query<ExportQuery>) -> Result<Json<Bundle>, Problem> {
     let plugins = app.registry.list().await?;
     let mut components = BTreeMap::new();
     for version in plugins.iter().flat_map(|plugin| &plugin.versions).filter(|_| query.components) {
@@ -52,7 +46,7 @@ pub async fn export(
 }
 
 /// A document and how it comes in.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportSpec {
     bundle: Bundle<Value>,
@@ -63,14 +57,13 @@ pub struct ImportSpec {
 }
 
 /// What became of each plugin and each job.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct Imported {
     plugins: Vec<ImportedJob>,
     jobs: Vec<ImportedJob>,
 }
 
-pub async fn import(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Imported>, Problem> {
-    let spec: ImportSpec = strict_json::from_slice("import", &body?)?;
+pub async fn import(State(app): State<App>, JsonBody(spec): JsonBody<ImportSpec>) -> Result<Json<Imported>, Problem> {
     if spec.bundle.version != bundle::VERSION {
         let version = spec.bundle.version.to_string();
         return Err(Invalid::new("export", version, format!("its version is not {}", bundle::VERSION)).into());
@@ -156,12 +149,10 @@ fn labelled(label: Option<String>) -> AddPlugin {
 /// What APScheduler 3's `export_jobs` wrote.
 pub async fn import_apscheduler(
     State(app): State<App>,
-    query: Result<Query<ImportOptions>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    Query(options): Query<ImportOptions>,
+    JsonBody(export): JsonBody<Value>,
 ) -> Result<Json<Imported>, Problem> {
-    let (Query(options), body) = (query?, body?);
-    let text = std::str::from_utf8(&body).map_err(|_| Invalid::new("import", "", "it is not UTF-8"))?;
-    let read = apscheduler::read(text)?;
+    let read = apscheduler::read(&export.to_string())?;
     let mut jobs = Vec::new();
     for apscheduler::ImportedJob { job, paused, notes } in read.jobs {
         let job = BundledJob { job, paused, quarantine: None, started: 0 };
@@ -173,7 +164,7 @@ pub async fn import_apscheduler(
 }
 
 /// The jobs that there are to be.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplySpec {
     jobs: Vec<Value>,
@@ -185,13 +176,12 @@ pub struct ApplySpec {
     dry_run: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct Applied {
     changes: Vec<Change>,
 }
 
-pub async fn apply(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Applied>, Problem> {
-    let spec: ApplySpec = strict_json::from_slice("apply", &body?)?;
+pub async fn apply(State(app): State<App>, JsonBody(spec): JsonBody<ApplySpec>) -> Result<Json<Applied>, Problem> {
     let now = app.scheduler.clock().now();
     let mut jobs: Vec<(crate::Job, AddOptions)> = Vec::new();
     for value in spec.jobs {

@@ -1,28 +1,35 @@
 //! Events over HTTP: stored ones as a list, live ones as server-sent events.
 
+use super::extract::Query;
+use super::operation::{Draft, Gives};
 use super::problem::Problem;
+use super::{Api, STREAMS_MAX};
 use crate::config::App;
 use crate::event::{Event, EventMask};
+use crate::invalid::Invalid;
 use crate::scheduler::Heard;
 use crate::store::List;
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
 use axum::response::sse::{self, KeepAlive, Sse};
-use futures::Stream;
+use axum::response::{IntoResponse, Response};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Stored events that one answer or one step of a stream reads.
 const EVENTS_PAGE: usize = 500;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
     /// Only events with a larger sequence number.
-    #[serde(default)]
-    since: u64,
+    since: Option<u64>,
     mask: Option<String>,
     limit: Option<usize>,
 }
@@ -33,15 +40,46 @@ impl ListQuery {
     }
 }
 
-pub async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<List<Event>>, Problem> {
-    let Query(query) = query?;
+/// A page of events, or a stream of them: as the request accepts.
+pub enum EventsAnswer {
+    Page(Json<List<Event>>),
+    Stream(EventStream),
+}
+
+impl IntoResponse for EventsAnswer {
+    fn into_response(self) -> Response {
+        match self {
+            EventsAnswer::Page(page) => page.into_response(),
+            EventsAnswer::Stream(stream) => stream.into_response(),
+        }
+    }
+}
+
+impl Gives for EventsAnswer {
+    fn describe(draft: &mut Draft<'_>) {
+        draft.header("Last-Event-ID", "With an event stream: go on after this event.");
+        draft.json::<List<Event>>(200, "events");
+        let about = "each event as data, its number as id; `lagged` says how many were too fast to send";
+        draft.answer(200, "", "text/event-stream", json!({ "schema": { "type": "string", "description": about } }));
+    }
+}
+
+pub async fn events(
+    State(api): State<Api>,
+    Query(query): Query<ListQuery>,
+    headers: HeaderMap,
+) -> Result<EventsAnswer, Problem> {
+    if wants_stream(&headers) {
+        return Ok(EventsAnswer::Stream(stream(&api, &query, &headers).await?));
+    }
+    Ok(EventsAnswer::Page(Json(list(&api.app, &query).await?)))
+}
+
+async fn list(app: &App, query: &ListQuery) -> Result<List<Event>, Problem> {
     let mask = query.mask()?;
     let limit = query.limit.unwrap_or(100).clamp(1, EVENTS_PAGE);
     let mut items = Vec::new();
-    let mut since = query.since;
+    let mut since = query.since.unwrap_or(0);
     loop {
         let events = app.scheduler.list_events(&super::default_store(), since, EVENTS_PAGE).await?;
         let more = events.len() == EVENTS_PAGE;
@@ -50,16 +88,16 @@ pub async fn list(
         items.extend(events.into_iter().filter(|event| mask.contains(event.kind)).take(wanted));
         if items.len() == limit {
             let next = items.last().map(|event| event.seq.to_string());
-            return Ok(Json(List { items, next }));
+            return Ok(List { items, next });
         }
         if !more {
-            return Ok(Json(List { items, next: None }));
+            return Ok(List { items, next: None });
         }
     }
 }
 
 /// What a stream sends: events, or how many were lost before they could be sent.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 #[allow(clippy::large_enum_variant, reason = "one at a time, on its way to a socket")]
 pub enum Follow {
@@ -67,30 +105,66 @@ pub enum Follow {
     Event(Event),
 }
 
-/// Stored events after `since`, then live ones. The stream's ids are sequence numbers.
-pub async fn stream(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
-    let Query(query) = query?;
+/// Whether a request would rather have an event stream than a document.
+pub fn wants_stream(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    accepted.flat_map(|accept| accept.split(',')).any(|media| media.trim().starts_with("text/event-stream"))
+}
+
+/// An answer that goes on: server-sent events, with a sign of life every so often.
+pub struct EventStream(BoxStream<'static, Result<sse::Event, Infallible>>);
+
+impl EventStream {
+    pub fn new(events: impl Stream<Item = sse::Event> + Send + 'static) -> Self {
+        EventStream(events.map(Ok).boxed())
+    }
+
+    /// A place among the streams, held as long as one goes on.
+    pub fn place(api: &Api) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = api.streams.clone().try_acquire_owned();
+        place.map_err(|_| Problem::busy(format!("there are {STREAMS_MAX} event streams already (close one)")))
+    }
+}
+
+impl IntoResponse for EventStream {
+    fn into_response(self) -> Response {
+        Sse::new(self.0).keep_alive(KeepAlive::default()).into_response()
+    }
+}
+
+/// Stored events after the one that the caller knows, then live ones; without one, what happens from
+/// now on. The stream's ids are sequence numbers.
+async fn stream(api: &Api, query: &ListQuery, headers: &HeaderMap) -> Result<EventStream, Problem> {
     let mask = query.mask()?;
+    let place = EventStream::place(api)?;
+    let app = api.app.clone();
     // Listening begins before reading what is stored, so that nothing falls between.
     let live = app.scheduler.subscribe(EventMask::ALL);
-    let first = app.scheduler.list_events(&super::default_store(), query.since, EVENTS_PAGE).await?;
-    let follower = Follower { app, mask, last: query.since, stored: first.into(), reading: true, live };
-    let events = futures::stream::unfold(follower, |mut follower| async move {
+    let known = match headers.get("last-event-id") {
+        None => query.since,
+        Some(id) => {
+            let id = id.to_str().unwrap_or_default();
+            Some(id.parse().map_err(|_| Invalid::new("Last-Event-ID", id, "it is no number of an event"))?)
+        }
+    };
+    let last = match known {
+        Some(known) => known,
+        None => app.scheduler.counts(&super::default_store()).await?.last_event,
+    };
+    let follower = Follower { app, mask, last, stored: VecDeque::new(), reading: known.is_some(), live, _place: place };
+    Ok(EventStream::new(futures::stream::unfold(follower, |mut follower| async move {
         let follow = follower.next().await?;
-        let id = match &follow {
-            Follow::Event(event) if event.seq > 0 && event.jobstore == super::default_store() => {
-                Some(event.seq.to_string())
-            }
-            _ => None,
-        };
         let data = serde_json::to_string(&follow).unwrap_or_default();
         let event = sse::Event::default().data(data);
-        Some((Ok(id.map_or(event.clone(), |id| event.id(id))), follower))
-    });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+        let event = match &follow {
+            Follow::Lagged { .. } => event.event("lagged"),
+            Follow::Event(told) if told.seq > 0 && told.jobstore == super::default_store() => {
+                event.id(told.seq.to_string())
+            }
+            Follow::Event(_) => event,
+        };
+        Some((event, follower))
+    })))
 }
 
 struct Follower {
@@ -102,6 +176,7 @@ struct Follower {
     /// There may be more stored events to read.
     reading: bool,
     live: crate::scheduler::Subscription,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Follower {

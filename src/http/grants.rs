@@ -1,5 +1,6 @@
 //! What plugins were granted, and what they turned out to need.
 
+use super::extract::JsonBody;
 use super::plugins::Added;
 use super::problem::Problem;
 use crate::config::App;
@@ -9,10 +10,7 @@ use crate::grant::{Grants, Suggestion, suggest};
 use crate::plugin::PluginVersion;
 use crate::run::Run;
 use crate::store::{JobFilter, PAGE_MAX, Page, RunFilter};
-use crate::strict_json;
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -21,7 +19,7 @@ use std::sync::Arc;
 const RUNS_MAX: usize = 10_000;
 
 /// What the newest version of a plugin, or another one, is granted from now on.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrantSpec {
     pub grants: Grants,
@@ -34,7 +32,7 @@ pub struct GrantSpec {
 }
 
 /// The grants of each version of a plugin, oldest first.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct Granted {
     digest: Arc<str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,10 +61,9 @@ pub async fn show(State(app): State<App>, Path(name): Path<String>) -> Result<Js
 pub async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(spec): JsonBody<GrantSpec>,
 ) -> Result<Json<Added>, Problem> {
     let name: PluginName = name.parse()?;
-    let spec: GrantSpec = strict_json::from_slice("grants", &body?)?;
     let change = |old: &Grants| {
         let mut grants = if spec.add { old.clone() } else { Grants::default() };
         grants.merge(spec.grants.clone());

@@ -1,5 +1,6 @@
 //! Jobs over HTTP.
 
+use super::extract::{Accepted, Created, JsonBody, NoContent, Query};
 use super::problem::Problem;
 use crate::config::App;
 use crate::func::{FuncRef, PluginName};
@@ -8,16 +9,12 @@ use crate::invalid::Invalid;
 use crate::job::{
     Alias, Arguments, Coalesce, Expect, Job, JobId, Limits, OnInterrupted, Origin, Overlap, PendingRun, Retry, Status,
 };
-use crate::run::RunId;
+use crate::run::{Outcome, OutcomeKind, Run, RunId, RunState};
 use crate::scheduler::AddOptions;
-use crate::store::{Conflict, JobEntry, JobFilter, List, Page};
-use crate::strict_json;
+use crate::store::{Conflict, JobEntry, JobFilter, List, Page, RunFilter};
 use crate::trigger::Trigger;
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
@@ -27,8 +24,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Runs of each job that a list of jobs shows at most.
+const RECENT_MAX: usize = 50;
+
 /// The body of a request to add a job. Everything but the func has a default.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JobSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +44,7 @@ pub struct JobSpec {
     pub executor: Alias,
     pub jobstore: Alias,
     #[serde(with = "crate::job::optional_seconds")]
+    #[schemars(with = "Option<crate::job::SecondsForm>")]
     pub misfire_grace_time: Option<Duration>,
     pub coalesce: Coalesce,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +98,7 @@ impl JobSpec {
 }
 
 /// A job as answers show it.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct JobView {
     id: JobId,
     #[serde(flatten)]
@@ -123,9 +124,12 @@ pub struct JobView {
     backfill: Option<BackfillView>,
     /// No run has succeeded in the time that `expect` gives.
     late: bool,
+    /// The last runs, newest first, if the list was asked for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recent: Option<Vec<RecentView>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 struct PendingView {
     id: RunId,
     scheduled_time: DateTime<Utc>,
@@ -135,7 +139,7 @@ struct PendingView {
 }
 
 /// What is left of a backfill.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 struct BackfillView {
     from: DateTime<Utc>,
     to: DateTime<Utc>,
@@ -149,12 +153,13 @@ impl From<&PendingRun> for PendingView {
 }
 
 /// The job without its id, which the view has already.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 struct JobFields {
     trigger_text: String,
     /// The trigger as a sentence.
     trigger_description: String,
     #[serde(flatten)]
+    #[schemars(with = "BTreeMap<String, Value>")]
     job: Value,
 }
 
@@ -181,12 +186,13 @@ impl From<JobEntry> for JobView {
             pending: entry.state.pending.iter().map(PendingView::from).collect(),
             backfill: entry.state.backfill.map(|left| BackfillView { from: left.next, to: left.until }),
             late: entry.state.late,
+            recent: None,
             quarantine: entry.state.quarantine,
         }
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
     state: Option<Status>,
@@ -196,37 +202,63 @@ pub struct ListQuery {
     plugin: Option<PluginName>,
     after: Option<String>,
     limit: Option<usize>,
+    /// So many of each job's last runs with it, at most 50.
+    recent: Option<usize>,
 }
 
-pub async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<List<JobView>>, Problem> {
-    let Query(query) = query?;
+/// A run in short.
+#[derive(Serialize, schemars::JsonSchema)]
+struct RecentView {
+    id: RunId,
+    state: RunState,
+    /// How it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<OutcomeKind>,
+    scheduled_time: DateTime<Utc>,
+}
+
+impl From<Run> for RecentView {
+    fn from(run: Run) -> Self {
+        let kind = run.outcome.as_ref().map(Outcome::kind);
+        RecentView { id: run.id, state: run.state, kind, scheduled_time: run.scheduled_time }
+    }
+}
+
+/// The last runs of a job, newest first.
+async fn recent(app: &App, jobstore: &Alias, job: JobId, limit: usize) -> Result<Vec<RecentView>, Problem> {
+    let filter = RunFilter { job: Some(job), ..RunFilter::default() };
+    let runs = app.scheduler.list_runs(jobstore, &filter, &Page { after: None, limit }).await?;
+    Ok(runs.items.into_iter().map(RecentView::from).collect())
+}
+
+pub async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Result<Json<List<JobView>>, Problem> {
     let tags = super::tags(query.tags.as_deref())?;
     let filter = JobFilter { state: query.state, module: query.plugin, tags };
     let page = Page { after: query.after, limit: query.limit.unwrap_or(Page::default().limit) };
-    let list = app.scheduler.list_jobs(&query.jobstore.unwrap_or_default(), &filter, &page).await?;
-    Ok(Json(List { items: list.items.into_iter().map(JobView::from).collect(), next: list.next }))
+    let jobstore = query.jobstore.unwrap_or_default();
+    let list = app.scheduler.list_jobs(&jobstore, &filter, &page).await?;
+    let mut items: Vec<JobView> = list.items.into_iter().map(JobView::from).collect();
+    if let Some(limit) = query.recent.map(|limit| limit.min(RECENT_MAX)).filter(|limit| *limit > 0) {
+        for item in &mut items {
+            item.recent = Some(recent(&app, &jobstore, item.id.clone(), limit).await?);
+        }
+    }
+    Ok(Json(List { items, next: list.next }))
 }
 
-pub async fn add(
-    State(app): State<App>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<JobView>), Problem> {
-    let spec: JobSpec = strict_json::from_slice("job", &body?)?;
+pub async fn add(State(app): State<App>, JsonBody(spec): JsonBody<JobSpec>) -> Result<Created<JobView>, Problem> {
     let (job, options) = spec.into_job(app.scheduler.clock().now())?;
     let entry = app.scheduler.add_job(job, options).await?;
-    Ok((StatusCode::CREATED, Json(entry.into())))
+    Ok(Created(entry.into()))
 }
 
 pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
     Ok(Json(app.scheduler.get_job(&id.parse()?).await?.into()))
 }
 
-pub async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<NoContent, Problem> {
     app.scheduler.remove_job(&id.parse()?).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub async fn pause(State(app): State<App>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
@@ -237,7 +269,7 @@ pub async fn resume(State(app): State<App>, Path(id): Path<String>) -> Result<Js
     Ok(Json(app.scheduler.resume_job(&id.parse()?).await?.into()))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct RunAsked {
     run_id: RunId,
 }
@@ -246,29 +278,29 @@ pub struct RunAsked {
 pub async fn run(
     State(app): State<App>,
     Path(id): Path<String>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<RunAsked>), Problem> {
-    let (id, body) = (id.parse()?, body?);
-    let run_id = match body.as_ref() {
-        b"" | b"null" => app.scheduler.run_job(&id).await?,
-        body => {
-            let arguments: Arguments = strict_json::from_slice("arguments", body)?;
-            app.scheduler.run_job_with(&id, arguments).await?
-        }
+    arguments: Option<JsonBody<Arguments>>,
+) -> Result<Accepted<RunAsked>, Problem> {
+    let id = id.parse()?;
+    let run_id = match arguments {
+        None => app.scheduler.run_job(&id).await?,
+        Some(JsonBody(arguments)) => app.scheduler.run_job_with(&id, arguments).await?,
     };
-    Ok((StatusCode::ACCEPTED, Json(RunAsked { run_id })))
+    Ok(Accepted(RunAsked { run_id }))
 }
 
 /// A value of a job's state: text, or base64 if it is none.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum ValueView {
+pub enum ValueView {
     Text(String),
     Base64(String),
 }
 
 /// A job's own key-value state.
-pub async fn state(State(app): State<App>, Path(id): Path<String>) -> Result<Json<impl Serialize>, Problem> {
+pub async fn state(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<BTreeMap<String, ValueView>>, Problem> {
     let values = app.scheduler.get_values(&id.parse()?).await?;
     let view = |value: Vec<u8>| match String::from_utf8(value) {
         Ok(text) => ValueView::Text(text),
@@ -278,18 +310,22 @@ pub async fn state(State(app): State<App>, Path(id): Path<String>) -> Result<Jso
     Ok(Json(values))
 }
 
-pub async fn clear_state(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn clear_state(State(app): State<App>, Path(id): Path<String>) -> Result<NoContent, Problem> {
     app.scheduler.clear_values(&id.parse()?).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
+
+/// Fields of a job, each as in a [`JobSpec`].
+#[derive(Deserialize, schemars::JsonSchema)]
+#[serde(transparent)]
+pub struct JobPatch(Map<String, Value>);
 
 /// Changes the fields that are given, all or none.
 pub async fn modify(
     State(app): State<App>,
     Path(id): Path<String>,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(JobPatch(patch)): JsonBody<JobPatch>,
 ) -> Result<Json<JobView>, Problem> {
-    let patch: Map<String, Value> = strict_json::from_slice("job", &body?)?;
     let change = |job: &mut Job| {
         *job = job.patched(&patch)?;
         Ok(())
@@ -297,30 +333,26 @@ pub async fn modify(
     Ok(Json(app.scheduler.try_modify_job(&id.parse()?, change).await?.into()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveAllQuery {
     jobstore: Option<Alias>,
 }
 
-pub async fn remove_all(
-    State(app): State<App>,
-    query: Result<Query<RemoveAllQuery>, QueryRejection>,
-) -> Result<StatusCode, Problem> {
-    let Query(query) = query?;
+pub async fn remove_all(State(app): State<App>, Query(query): Query<RemoveAllQuery>) -> Result<NoContent, Problem> {
     app.scheduler.remove_all_jobs(&query.jobstore.unwrap_or_default()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// A past range: from a time to before another.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackfillSpec {
     pub from: DateTime<Utc>,
     pub to: DateTime<Utc>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct Backfilled {
     /// Runs that were asked for.
     runs: u64,
@@ -329,11 +361,10 @@ pub struct Backfilled {
 pub async fn backfill(
     State(app): State<App>,
     Path(id): Path<String>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<Backfilled>), Problem> {
-    let spec: BackfillSpec = strict_json::from_slice("backfill", &body?)?;
+    JsonBody(spec): JsonBody<BackfillSpec>,
+) -> Result<Accepted<Backfilled>, Problem> {
     let runs = app.scheduler.backfill(&id.parse()?, spec.from, spec.to).await?;
-    Ok((StatusCode::ACCEPTED, Json(Backfilled { runs })))
+    Ok(Accepted(Backfilled { runs }))
 }
 
 pub async fn cancel_backfill(State(app): State<App>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {

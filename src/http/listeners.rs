@@ -1,21 +1,19 @@
 //! Stored listeners over HTTP. A secret goes in and never comes out.
 
+use super::extract::{JsonBody, NoContent, Query};
+use super::plugins::NamesQuery;
 use super::problem::Problem;
 use crate::config::App;
 use crate::event::EventMask;
 use crate::job::{Alias, JobId, Retry};
 use crate::listener::{Listener, Progress, Target};
 use crate::store::List;
-use crate::strict_json;
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 /// The body of a request to add a listener; its name is in the path.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerSpec {
     #[serde(default)]
@@ -28,7 +26,7 @@ pub struct ListenerSpec {
 }
 
 /// Where to go on from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplaySpec {
     /// Events with a larger sequence number are told again.
@@ -36,7 +34,7 @@ pub struct ReplaySpec {
 }
 
 /// A listener and how far it is.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct ListenerView {
     #[serde(flatten)]
     listener: Listener,
@@ -50,9 +48,12 @@ impl From<(Listener, Progress)> for ListenerView {
     }
 }
 
-pub async fn list(State(app): State<App>) -> Result<Json<List<ListenerView>>, Problem> {
-    let items = app.listeners.list().await?.into_iter().map(ListenerView::from).collect();
-    Ok(Json(List { items, next: None }))
+pub async fn list(
+    State(app): State<App>,
+    Query(query): Query<NamesQuery>,
+) -> Result<Json<List<ListenerView>>, Problem> {
+    let all = app.listeners.list().await?.into_iter().map(ListenerView::from);
+    Ok(Json(query.page(all, |view| view.listener.name.to_string())))
 }
 
 pub async fn show(State(app): State<App>, Path(name): Path<String>) -> Result<Json<ListenerView>, Problem> {
@@ -62,26 +63,24 @@ pub async fn show(State(app): State<App>, Path(name): Path<String>) -> Result<Js
 pub async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(spec): JsonBody<ListenerSpec>,
 ) -> Result<Json<ListenerView>, Problem> {
     let name: Alias = name.parse()?;
-    let spec: ListenerSpec = strict_json::from_slice("listener", &body?)?;
     let mut listener = Listener::new(name, spec.target);
     (listener.mask, listener.jobs) = (spec.mask, spec.jobs);
     listener.retry = spec.retry.unwrap_or(listener.retry);
     Ok(Json(app.listeners.put(listener).await?.into()))
 }
 
-pub async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<NoContent, Problem> {
     app.listeners.remove(&name.parse()?).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub async fn replay(
     State(app): State<App>,
     Path(name): Path<String>,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(spec): JsonBody<ReplaySpec>,
 ) -> Result<Json<ListenerView>, Problem> {
-    let spec: ReplaySpec = strict_json::from_slice("replay", &body?)?;
     Ok(Json(app.listeners.replay(&name.parse()?, spec.after).await?.into()))
 }

@@ -2,18 +2,44 @@
 
 use crate::error::Error;
 use crate::invalid::Invalid;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::http::{StatusCode, header};
+use axum::extract::rejection::BytesRejection;
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The body of an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Problem {
     pub status: u16,
+    /// What programs tell errors by.
     pub code: String,
+    /// The status in words.
+    #[serde(default)]
+    pub title: String,
     /// What, on which id, what to do.
     pub detail: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or_default().to_owned();
+        Problem { status: status.as_u16(), code: code.to_owned(), title, detail: detail.into() }
+    }
+
+    /// Somebody else has all of what there is for this.
+    pub fn busy(detail: impl Into<String>) -> Self {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+    }
+
+    pub fn too_slow(most: Duration) -> Self {
+        let detail = format!("the request took longer than {} s to arrive", most.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail)
+    }
+
+    fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
 }
 
 impl From<Error> for Problem {
@@ -29,7 +55,7 @@ impl From<Error> for Problem {
         if error.is_host() {
             tracing::error!(error = error.chain(), code, "a request failed");
         }
-        Problem { status: status.as_u16(), code: code.to_owned(), detail: error.chain() }
+        Problem::new(status, code, error.chain())
     }
 }
 
@@ -39,28 +65,41 @@ impl From<Invalid> for Problem {
     }
 }
 
-impl From<QueryRejection> for Problem {
-    fn from(error: QueryRejection) -> Self {
-        Invalid::new("query", "", error.body_text()).into()
-    }
-}
-
 impl From<BytesRejection> for Problem {
     fn from(error: BytesRejection) -> Self {
-        let detail = format!("invalid body: {}", error.body_text());
-        Problem { status: error.status().as_u16(), code: "invalid".into(), detail }
+        match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                "the body is larger than this request may have",
+            ),
+            status => Problem::new(status, "invalid", format!("invalid body: {}", error.body_text())),
+        }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+        let mut response = (self.status(), [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        match self.status {
+            401 => response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer")),
+            429 | 503 => response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1")),
+            _ => None,
+        };
+        // For the audit log.
+        response.extensions_mut().insert(self);
+        response
     }
 }
 
-pub async fn no_route(uri: axum::http::Uri) -> Problem {
-    let detail = format!("no route `{}` (the API is under /v1)", crate::invalid::printable(uri.path(), 100));
-    Problem { status: 404, code: "route_not_found".into(), detail }
+pub async fn no_route(uri: Uri) -> Problem {
+    let path = crate::invalid::printable(uri.path(), 100);
+    Problem::new(StatusCode::NOT_FOUND, "route_not_found", format!("no route `{path}` (`/openapi.json` lists them)"))
+}
+
+pub async fn no_method(uri: Uri) -> Problem {
+    let path = crate::invalid::printable(uri.path(), 100);
+    let detail = format!("`{path}` does not have this method (`/openapi.json` says which it has)");
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }

@@ -1,5 +1,6 @@
 //! Runs over HTTP, and single calls without a job.
 
+use super::extract::{AcceptedEmpty, JsonBody, Query};
 use super::problem::Problem;
 use crate::config::App;
 use crate::executor::{Began, Report};
@@ -9,13 +10,9 @@ use crate::grant::Use;
 use crate::job::{Alias, Job, JobId, Limits, Origin};
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
 use crate::store::{Claimed, List, PAGE_MAX, Page, RunFilter};
-use crate::strict_json;
 use crate::trigger::Trigger;
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, State};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -29,7 +26,7 @@ const FAILURES_RUNS_MAX: usize = 20_000;
 /// Longest that a request waits for a run to end; the caller asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
     job: Option<JobId>,
@@ -43,18 +40,14 @@ pub struct ListQuery {
     limit: Option<usize>,
 }
 
-pub async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<List<Run>>, Problem> {
-    let Query(query) = query?;
+pub async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Result<Json<List<Run>>, Problem> {
     let tags = super::tags(query.tags.as_deref())?;
     let filter = RunFilter { job: query.job, outcome: query.outcome, since: query.since, until: query.until, tags };
     let page = Page { after: query.after, limit: query.limit.unwrap_or(Page::default().limit) };
     Ok(Json(app.scheduler.list_runs(&query.jobstore.unwrap_or_default(), &filter, &page).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShowQuery {
     /// Answer when the run has ended, or after a minute with what is known then.
@@ -63,7 +56,7 @@ pub struct ShowQuery {
 }
 
 /// A run as answers show it.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct RunView {
     #[serde(flatten)]
     run: Run,
@@ -81,17 +74,17 @@ impl From<Run> for RunView {
 pub async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
-    query: Result<Query<ShowQuery>, QueryRejection>,
+    Query(query): Query<ShowQuery>,
 ) -> Result<Json<RunView>, Problem> {
     let id: RunId = id.parse()?;
-    let Query(ShowQuery { wait }) = query?;
+    let wait = query.wait;
     if wait && let Ok(run) = tokio::time::timeout(WAIT_MAX, app.scheduler.wait_run(id)).await {
         return Ok(Json(run?.into()));
     }
     Ok(Json(app.scheduler.get_run(id).await?.into()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FailuresQuery {
     job: Option<JobId>,
@@ -102,9 +95,8 @@ pub struct FailuresQuery {
 /// The failures among the newest runs, grouped.
 pub async fn failures(
     State(app): State<App>,
-    query: Result<Query<FailuresQuery>, QueryRejection>,
+    Query(query): Query<FailuresQuery>,
 ) -> Result<Json<List<FailureGroup>>, Problem> {
-    let Query(query) = query?;
     let filter = RunFilter { job: query.job, since: query.since, ..RunFilter::default() };
     let mut page = Page { after: None, limit: PAGE_MAX };
     let mut runs = Vec::new();
@@ -119,17 +111,13 @@ pub async fn failures(
     Ok(Json(List { items: failure::group(runs.into_iter()), next: None }))
 }
 
-pub async fn logs(State(app): State<App>, Path(id): Path<String>) -> Result<Json<RunLogs>, Problem> {
-    Ok(Json(app.scheduler.get_logs(id.parse()?).await?))
-}
-
-pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<AcceptedEmpty, Problem> {
     app.scheduler.cancel_run(id.parse()?).await?;
-    Ok(StatusCode::ACCEPTED)
+    Ok(AcceptedEmpty)
 }
 
 /// The body of a request to call a function once.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecSpec {
     pub func: FuncRef,
@@ -142,7 +130,7 @@ pub struct ExecSpec {
 }
 
 /// How a single call ended.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub struct Executed {
     outcome: Outcome,
     #[serde(flatten)]
@@ -157,8 +145,7 @@ pub struct Executed {
 
 /// Calls a function now, in a sandbox with its limits, without a job and without history. Its
 /// arguments are checked first, as a job's are.
-pub async fn exec(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Executed>, Problem> {
-    let spec: ExecSpec = strict_json::from_slice("call", &body?)?;
+pub async fn exec(State(app): State<App>, JsonBody(spec): JsonBody<ExecSpec>) -> Result<Json<Executed>, Problem> {
     let now = app.scheduler.clock().now();
     let mut job = Job::new("exec".parse()?, spec.func, Trigger::now());
     (job.args, job.kwargs, job.limits) = (spec.args, spec.kwargs, spec.limits);

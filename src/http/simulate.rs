@@ -1,5 +1,7 @@
 //! Simulations over HTTP: a stream of lines, progress first and the report last.
 
+use super::extract::JsonBody;
+use super::operation::{Draft, Gives};
 use super::problem::Problem;
 use crate::config::App;
 use crate::error::Result as AppResult;
@@ -7,15 +9,13 @@ use crate::invalid::Invalid;
 use crate::job::{Alias, Job, Limits};
 use crate::simulate::{Simulated, Simulation};
 use crate::store::{Page, RunFilter};
-use crate::strict_json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const SLOTS_MAX: usize = 1_000_000;
 /// Lines that wait for a slow reader.
 const LINES_MAX: usize = 64;
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimulateSpec {
     /// Default: now.
@@ -43,7 +43,7 @@ pub struct SimulateSpec {
 }
 
 /// A line of the stream.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SimulateLine {
     /// From 0 to 1.
@@ -51,8 +51,25 @@ pub enum SimulateLine {
     Report(Box<Simulated>),
 }
 
-pub async fn simulate(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
-    let spec: SimulateSpec = strict_json::from_slice("simulation", &body?)?;
+/// An answer of such lines.
+pub struct SimulateLines(Body);
+
+impl IntoResponse for SimulateLines {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, "application/x-ndjson")], self.0).into_response()
+    }
+}
+
+impl Gives for SimulateLines {
+    fn describe(draft: &mut Draft<'_>) {
+        draft.lines::<SimulateLine>(200, "progress, then the report");
+    }
+}
+
+pub async fn simulate(
+    State(app): State<App>,
+    JsonBody(spec): JsonBody<SimulateSpec>,
+) -> Result<SimulateLines, Problem> {
     let from = spec.from.unwrap_or_else(|| app.scheduler.clock().now());
     crate::trigger::check_instant(from)?;
     let to = spec.to.unwrap_or_else(|| from + TimeDelta::days(1));
@@ -63,7 +80,8 @@ pub async fn simulate(State(app): State<App>, body: Result<Bytes, BytesRejection
     let unknown = Duration::try_from_secs_f64(spec.unknown.unwrap_or(1.0)).ok();
     let unknown = unknown.filter(|unknown| *unknown <= Limits::TIMEOUT_MAX);
     let unknown = unknown.ok_or_else(|| Invalid::new("simulation", "", "`unknown` must be 0 to 86400 seconds"))?;
-    let mut slots = app.scheduler.slots();
+    let slots = app.scheduler.slots();
+    let mut slots: BTreeMap<Alias, usize> = slots.into_iter().map(|(alias, slots)| (alias, slots.total)).collect();
     if let Some(given) = spec.slots {
         slots.insert(Alias::default(), given.clamp(1, SLOTS_MAX));
     }
@@ -94,7 +112,7 @@ pub async fn simulate(State(app): State<App>, body: Result<Bytes, BytesRejection
         let line = lines.recv().await?;
         Some((Ok::<_, Infallible>(line), lines))
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    Ok(SimulateLines(Body::from_stream(lines)))
 }
 
 /// How long the last runs of a job have taken, on average.

@@ -69,8 +69,9 @@ pub struct GrantedDir {
 pub const MEMORY_LIMIT: &str = "memory limit";
 
 /// How far a layer holds on this kernel. The text says what is missing, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "LayerStatus")]
 pub enum Status {
     Enforced,
     Partial(String),
@@ -78,7 +79,7 @@ pub enum Status {
 }
 
 /// One of the things that keep a locked process in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Layer {
     pub name: Cow<'static, str>,
     /// In words for people.

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// What became of one kind of attempt.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Finding {
     /// In words for people: "read a file".
     pub attempt: &'static str,
@@ -21,6 +21,13 @@ pub struct Finding {
     pub status: Status,
     /// How the locked process was refused: "killed", or the kernel's error.
     pub refusal: Option<String>,
+}
+
+impl Finding {
+    /// It could be done, or there is no telling.
+    pub fn is_open(&self) -> bool {
+        matches!(self.status, Status::Off(_))
+    }
 }
 
 /// What the attempt's process says with its exit code. 0 is "done" because that is what a program

@@ -7,8 +7,8 @@ mod patch;
 mod policy;
 mod state;
 
-pub(crate) use policy::optional_seconds;
 pub use policy::{Coalesce, Expect, Limits, OnInterrupted, Overlap, Retry};
+pub(crate) use policy::{SecondsForm, optional_seconds, seconds};
 pub use state::{
     Arguments, Backfill, Carried, JobState, Origin, PendingRun, Question, RemoveReason, RunningRun, Status,
 };
@@ -72,7 +72,7 @@ impl fmt::Display for JobId {
     }
 }
 
-text_form!(JobId);
+text_form!(JobId, "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$");
 
 /// The name of an executor or a job store in a scheduler. Same characters as a job id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -105,10 +105,10 @@ impl fmt::Display for Alias {
     }
 }
 
-text_form!(Alias);
+text_form!(Alias, "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$");
 
 /// A function bound to a trigger, with its policies. See the fields for units and defaults.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Job {
@@ -131,6 +131,7 @@ pub struct Job {
     /// A run that cannot start within this many seconds of its fire time is recorded as missed.
     /// Default none: late is better than never.
     #[serde(default, with = "optional_seconds")]
+    #[schemars(with = "Option<SecondsForm>")]
     pub misfire_grace_time: Option<Duration>,
     #[serde(default)]
     pub coalesce: Coalesce,

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// What several missed fire times become when they are found late.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case", try_from = "CoalesceForm")]
 pub enum Coalesce {
     /// One run, for the oldest of them.
@@ -24,7 +24,7 @@ pub enum Coalesce {
 }
 
 /// APScheduler's users write true and false.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 enum CoalesceForm {
     Flag(bool),
@@ -57,7 +57,7 @@ impl FromStr for Coalesce {
 }
 
 /// What happens at a fire time when `max_instances` runs of the job are still going.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
     /// The fire time is recorded as skipped.
@@ -83,7 +83,7 @@ impl FromStr for Overlap {
 }
 
 /// What becomes of a run whose process died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnInterrupted {
     /// Nothing more: each fire time is started at most once.
@@ -106,22 +106,25 @@ impl FromStr for OnInterrupted {
 }
 
 /// When a run that did not succeed is tried again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
     /// Attempts in all, the first included. 1 means no retry. At most 100.
     pub max_attempts: u32,
     /// Wait before the second attempt, in seconds.
     #[serde(with = "seconds")]
+    #[schemars(with = "SecondsForm")]
     pub first: Duration,
     /// Each further wait is this many times the one before.
     pub factor: f64,
     /// Longest wait, in seconds.
     #[serde(with = "seconds")]
+    #[schemars(with = "SecondsForm")]
     pub cap: Duration,
     /// Each wait is longer by up to this many seconds, so that jobs that failed together do not
     /// come back together. Default none.
     #[serde(with = "seconds")]
+    #[schemars(with = "SecondsForm")]
     pub jitter: Duration,
     /// Outcomes that are tried again; empty means every failure but `cancelled` and `invalid`.
     pub outcomes: Vec<OutcomeKind>,
@@ -179,14 +182,16 @@ impl Retry {
 }
 
 /// A dead-man switch: how often a run of the job must succeed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     /// Longest time from one success to the next, in seconds.
     #[serde(with = "seconds")]
+    #[schemars(with = "SecondsForm")]
     pub period: Duration,
     /// And so many seconds more before JOB_LATE is raised.
     #[serde(default, with = "seconds")]
+    #[schemars(with = "SecondsForm")]
     pub grace: Duration,
 }
 
@@ -199,7 +204,7 @@ impl Expect {
 }
 
 /// What one run may use. A run that exceeds a limit ends; the process it runs in does not.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Wasm instructions, roughly; 10^9 is about a second of a tight loop. Default 10^10.
@@ -208,6 +213,7 @@ pub struct Limits {
     pub memory: u64,
     /// Longest wall-clock time of one run, in seconds; past it the outcome is `timed_out`. Default 30 s.
     #[serde(with = "seconds")]
+    #[schemars(with = "SecondsForm")]
     pub timeout: Duration,
     /// Bytes kept of each of stdout and stderr; more is cut with a mark. Default 256 KiB.
     pub output: u64,
@@ -226,8 +232,17 @@ impl Default for Limits {
     }
 }
 
+/// How a [`Duration`] comes in: a number of seconds, or text such as `1h30m`.
+#[derive(Deserialize, schemars::JsonSchema)]
+#[serde(untagged, expecting = "expected a number of seconds, or text such as `1h30m`")]
+pub(crate) enum SecondsForm {
+    Seconds(f64),
+    Text(String),
+}
+
 /// A [`Duration`] as a JSON number of seconds; text such as `1h30m` is read too.
 pub(crate) mod seconds {
+    use super::SecondsForm;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use std::time::Duration;
 
@@ -239,17 +254,10 @@ pub(crate) mod seconds {
         }
     }
 
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a number of seconds, or text such as `1h30m`")]
-    enum Either {
-        Seconds(f64),
-        Text(String),
-    }
-
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        match Either::deserialize(from)? {
-            Either::Text(text) => crate::trigger::parse_duration(&text).map_err(D::Error::custom),
-            Either::Seconds(seconds) => Duration::try_from_secs_f64(seconds)
+        match SecondsForm::deserialize(from)? {
+            SecondsForm::Text(text) => crate::trigger::parse_duration(&text).map_err(D::Error::custom),
+            SecondsForm::Seconds(seconds) => Duration::try_from_secs_f64(seconds)
                 .map_err(|_| D::Error::custom(format!("`{seconds}` is not a number of seconds"))),
         }
     }

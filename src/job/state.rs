@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Whether a job may fire, as users see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "JobStatus")]
 pub enum Status {
     #[default]
     Active,
@@ -21,7 +22,7 @@ pub enum Status {
 }
 
 /// Why a finished job leaves, and what its JOB_REMOVED event says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RemoveReason {
     /// Its trigger has no further fire time.
@@ -31,7 +32,7 @@ pub enum RemoveReason {
 }
 
 /// Who asked for a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// A fire time of the job's trigger.
@@ -44,7 +45,7 @@ pub enum Origin {
 }
 
 /// What a run calls its function with, where that is not what its job says.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Arguments {
     pub args: Vec<Value>,

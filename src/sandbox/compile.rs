@@ -109,6 +109,10 @@ fn wait(child: &mut Child, until: Instant) -> std::io::Result<Option<ExitStatus>
     }
 }
 
+/// How a process ends that aborts. musl's own `abort` raises its signal by a call that the jail refuses,
+/// and falls back on an instruction that is no program's.
+const ABORTED: i32 = if cfg!(target_env = "musl") { libc::SIGSEGV } else { libc::SIGABRT };
+
 fn judge(status: Option<ExitStatus>, answer: &[u8]) -> Result<Vec<u8>> {
     let bomb = |what: String| Err(Error::PluginRefused { reason: format!("{BOMB}{what}") });
     let seconds = TIME_MAX.as_secs();
@@ -122,7 +126,7 @@ fn judge(status: Option<ExitStatus>, answer: &[u8]) -> Result<Vec<u8>> {
     }
     match std::os::unix::process::ExitStatusExt::signal(&status) {
         Some(libc::SIGXCPU | libc::SIGKILL) => bomb(format!("it takes more than {seconds} s of processor time")),
-        Some(libc::SIGABRT) => bomb(format!("it takes more than {} MiB of memory", MEMORY_MAX >> 20)),
+        Some(ABORTED) => bomb(format!("it takes more than {} MiB of memory", MEMORY_MAX >> 20)),
         Some(signal) => bomb(format!("it dies of signal {signal}")),
         None => Err(Error::host("the compiler failed", status.to_string())),
     }

@@ -7,11 +7,10 @@ use super::files::{Files, Quotas, Shares, WasiFiles};
 use super::http::{Client, FIELDS_BYTES_MAX, Http};
 use super::interfaces::{self, Info};
 use super::limiter::Limiter;
-use super::output::Captured;
+use super::output::Written;
 use super::redact::Redactor;
 use super::setting::{Given, Setting, Uses};
 use crate::grant::{Capability, Use};
-use crate::invalid::printable;
 use crate::run::{LogLevel, LogLine, RunLogs};
 use crate::values::{Draft, ValueChanges};
 use chrono::{DateTime, Utc};
@@ -75,19 +74,13 @@ pub const NOT_OFFERED: &[(&str, &str)] = &[
     ("wasi:nn/", "machine learning"),
 ];
 
-/// Log lines kept of one run.
-const LOG_LINES_MAX: usize = 1000;
-
 /// A run's own state in its store.
 pub struct State {
     ctx: WasiCtx,
     table: ResourceTable,
     pub limiter: Limiter,
-    stdout: Captured,
-    stderr: Captured,
+    pub written: Written,
     pub info: Info,
-    log: Vec<LogLine>,
-    log_bytes_left: usize,
     pub given: Given,
     pub uses: Uses,
     pub draft: Draft,
@@ -107,11 +100,12 @@ impl State {
     ) -> Result<Self, String> {
         let limits = &setting.limits;
         let given = setting.given.clone();
-        let (stdout, stderr) = (Captured::new(limits.output), Captured::new(limits.output));
+        let written = Written::new(limits.output, Redactor::new(given.secrets.values()));
+        setting.live.show(written.clone());
         let mut wasi = WasiCtx::builder();
         wasi.stdin(NoInput)
-            .stdout(stdout.clone())
-            .stderr(stderr.clone())
+            .stdout(written.stdout())
+            .stderr(written.stderr())
             .args(argv)
             .envs(&given.grants.env.iter().collect::<Vec<_>>())
             .wall_clock(WallClock)
@@ -135,8 +129,7 @@ impl State {
             ctx: wasi.build(),
             table,
             limiter: Limiter::new(limits.memory),
-            stdout,
-            stderr,
+            written,
             info: Info {
                 job_id: setting.job_id.to_string(),
                 run_id: setting.run_id.to_string(),
@@ -144,8 +137,6 @@ impl State {
                 attempt: setting.attempt,
                 deadline: setting.deadline().into(),
             },
-            log: Vec::new(),
-            log_bytes_left: usize::try_from(limits.output).unwrap_or(usize::MAX),
             http: client.map(|client| Http::new(client, &given, uses.clone())),
             http_ctx,
             draft: Draft::new(given.values.clone()),
@@ -156,33 +147,18 @@ impl State {
     }
 
     /// What it wrote, without its secrets; and what it was denied, so that the log says so.
-    pub fn logs(&mut self, uses: &[Use]) -> RunLogs {
-        let redactor = self.redactor();
-        let mut log = std::mem::take(&mut self.log);
+    pub fn logs(&self, uses: &[Use]) -> RunLogs {
+        let mut logs = self.written.logs();
         for denied in uses.iter().filter(|used| used.denied) {
             let message = format!("sandclock: denied: {} (`{}` would grant it)", denied.what, denied.what.flag());
-            log.push(LogLine { level: LogLevel::Warn, message });
+            logs.log.push(LogLine { level: LogLevel::Warn, message });
         }
-        let mut logs = RunLogs { stdout: self.stdout.text(&redactor), stderr: self.stderr.text(&redactor), log };
-        redactor.logs(&mut logs);
         logs
-    }
-
-    pub fn redactor(&self) -> Redactor {
-        Redactor::new(self.given.secrets.values())
     }
 
     /// What the guest changed of its job's state.
     pub fn changes(&mut self) -> ValueChanges {
         std::mem::take(&mut self.draft).into_changes()
-    }
-
-    pub fn log(&mut self, level: LogLevel, message: &str) {
-        if self.log.len() >= LOG_LINES_MAX || message.len() > self.log_bytes_left {
-            return;
-        }
-        self.log_bytes_left -= message.len();
-        self.log.push(LogLine { level, message: printable(message, usize::MAX) });
     }
 
     fn files(&mut self) -> Files<'_> {

@@ -96,7 +96,7 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
     log.func_wrap_async("log", |mut store: StoreContextMut<'_, State>, (level, message): (Level, String)| {
         Box::new(async move {
             pay(&mut store, message.len())?;
-            store.data_mut().log(level.into(), &message);
+            store.data().written.log(level.into(), &message);
             tokio::task::yield_now().await;
             Ok(())
         })

@@ -28,12 +28,12 @@ pub use bind::{Call, Plugin};
 pub use compile::{Compiler, child as compile_child};
 pub use inspect::COMPONENT_BYTES_MAX;
 pub use registry::{AddPlugin, Registry};
-pub use setting::{Given, Setting};
+pub use setting::{Given, Live, Setting};
 
 use self::http::Client;
 use crate::error::{Error, Result};
 use crate::grant::{Capability, Use};
-use crate::plugin::Interface;
+use crate::plugin::{Function, Interface, Param};
 use crate::run::{ERROR_BYTES_MAX, Outcome, RunLogs, Usage, cut};
 use crate::values::ValueChanges;
 use cache::Cache;
@@ -43,10 +43,11 @@ use host::State;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use wasmtime::component::{Component, Linker, Val};
+use wasmtime::component::{Component, Linker, Type, Val};
 use wasmtime::{Engine, Store};
 
 /// Components kept loaded; the one unused for longest goes first.
@@ -87,6 +88,8 @@ pub struct Sandbox {
     connect: Arc<dyn Connect>,
     shares: Shares,
     loaded: Mutex<Loaded>,
+    from_cache: AtomicU64,
+    compiled: AtomicU64,
 }
 
 /// A linker for each set of capabilities, made when it is first needed: an interface that is not in
@@ -170,6 +173,8 @@ impl Sandbox {
             connect,
             shares: Shares::default(),
             loaded: Mutex::default(),
+            from_cache: AtomicU64::new(0),
+            compiled: AtomicU64::new(0),
         })
     }
 
@@ -183,6 +188,19 @@ impl Sandbox {
         let linker = self.linkers.with(&interface.asks()).map_err(|e| refused(&e))?;
         linker.instantiate_pre(&component).map_err(|e| refused(&e))?;
         Ok(interface)
+    }
+
+    /// What jobs can call of a component, with its types. Blocks.
+    pub fn functions(&self, digest: &str, bytes: &[u8]) -> Result<Vec<Function>> {
+        let plugin = self.load(digest, bytes)?;
+        let param = |(name, ty): &(String, Type)| Param { name: name.clone(), ty: value::form_of(ty) };
+        let view = |function: &inspect::Function| Function {
+            name: function.name.clone(),
+            signature: function.signature.clone(),
+            params: if function.command { Vec::new() } else { function.params.iter().map(param).collect() },
+            command: function.command,
+        };
+        Ok(plugin.functions.iter().map(view).collect())
     }
 
     /// The component with this digest, if it is loaded already.
@@ -268,10 +286,20 @@ impl Sandbox {
             let reason = format!("{reason} (this was found before; `plugin add --retry` compiles it again)");
             return Err(Error::PluginRefused { reason });
         }
-        Ok(cache.get(digest, self.compatibility))
+        let code = cache.get(digest, self.compatibility);
+        self.from_cache.fetch_add(u64::from(code.is_some()), Ordering::Relaxed);
+        Ok(code)
+    }
+
+    /// How components were had since the start: loaded already, from the cache, compiled.
+    pub fn cache_counts(&self) -> [(&'static str, u64); 3] {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).uses;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [("loaded", loaded), ("cached", count(&self.from_cache)), ("compiled", count(&self.compiled))]
     }
 
     fn compile_anew(&self, digest: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+        self.compiled.fetch_add(1, Ordering::Relaxed);
         let compiled = self.compiler.compile(&self.engine, self.lines, bytes);
         match (&compiled, &self.cache) {
             (Ok(code), Some(cache)) => cache.put(digest, self.compatibility, code),
@@ -338,7 +366,8 @@ impl Sandbox {
             memory_peak: Some(store.data().limiter.peak()),
         };
         let state = store.data_mut();
-        let redactor = state.redactor();
+        let written = state.written.clone();
+        let redactor = written.redactor();
         let mut uses = state.uses.take();
         // A name that was reached for can carry a secret.
         uses.retain(|used| !redactor.finds(&used.what.to_string()));

@@ -3,11 +3,15 @@
 //! wrapper for custom streams queues without a bound.)
 
 use super::redact::Redactor;
+use crate::invalid::printable;
+use crate::run::{LogLevel, LogLine, RunLogs};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+/// Log lines kept of one call.
+const LOG_LINES_MAX: usize = 1000;
 /// Bytes that one write may have.
 const WRITE_MAX: usize = 64 << 10;
 
@@ -35,6 +39,18 @@ impl Captured {
         buffer.dropped += (bytes.len() - kept) as u64;
     }
 
+    /// What was written so far: a text, and secrets, that are not yet whole are held back.
+    fn text_so_far(&self, redactor: &Redactor) -> String {
+        let buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = match std::str::from_utf8(&buffer.kept) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => buffer.kept.len(),
+        };
+        let mut text = String::from_utf8_lossy(&buffer.kept[..whole]).into_owned();
+        redactor.growing_text(&mut text);
+        text
+    }
+
     /// What was written, as text without secrets, with a mark if something was dropped.
     pub fn text(&self, redactor: &Redactor) -> String {
         let buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,6 +60,80 @@ impl Captured {
             text.push_str(&format!("\n[cut: {} more bytes]", buffer.dropped));
         }
         text
+    }
+}
+
+/// What a call has written. Clones are the same.
+#[derive(Clone)]
+pub struct Written(Arc<Streams>);
+
+struct Streams {
+    stdout: Captured,
+    stderr: Captured,
+    log: Mutex<Log>,
+    redactor: Redactor,
+}
+
+struct Log {
+    lines: Vec<LogLine>,
+    bytes_left: usize,
+}
+
+impl Written {
+    /// Keeps at most `max` bytes of each stream, and of all log lines together.
+    pub fn new(max: u64, redactor: Redactor) -> Self {
+        let log = Log { lines: Vec::new(), bytes_left: usize::try_from(max).unwrap_or(usize::MAX) };
+        Written(Arc::new(Streams {
+            stdout: Captured::new(max),
+            stderr: Captured::new(max),
+            log: Mutex::new(log),
+            redactor,
+        }))
+    }
+
+    pub fn stdout(&self) -> Captured {
+        self.0.stdout.clone()
+    }
+
+    pub fn stderr(&self) -> Captured {
+        self.0.stderr.clone()
+    }
+
+    pub fn redactor(&self) -> &Redactor {
+        &self.0.redactor
+    }
+
+    pub fn log(&self, level: LogLevel, message: &str) {
+        let mut log = self.0.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.lines.len() >= LOG_LINES_MAX || message.len() > log.bytes_left {
+            return;
+        }
+        log.bytes_left -= message.len();
+        log.lines.push(LogLine { level, message: printable(message, usize::MAX) });
+    }
+
+    fn lines(&self) -> Vec<LogLine> {
+        let mut lines = self.0.log.lock().unwrap_or_else(PoisonError::into_inner).lines.clone();
+        lines.iter_mut().for_each(|line| self.0.redactor.text(&mut line.message));
+        lines
+    }
+
+    /// While it goes on: what it has written so far. Each text begins with what it was before.
+    pub fn so_far(&self) -> RunLogs {
+        let redactor = self.redactor();
+        let text = |stream: &Captured| stream.text_so_far(redactor);
+        RunLogs { stdout: text(&self.0.stdout), stderr: text(&self.0.stderr), log: self.lines() }
+    }
+
+    /// When it has ended: all that is kept.
+    pub fn logs(&self) -> RunLogs {
+        let redactor = self.redactor();
+        let text = |stream: &Captured| {
+            let mut text = stream.text(redactor);
+            redactor.text(&mut text);
+            text
+        };
+        RunLogs { stdout: text(&self.0.stdout), stderr: text(&self.0.stderr), log: self.lines() }
     }
 }
 

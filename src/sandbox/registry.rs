@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::func::{PluginName, check_label};
 use crate::grant::{DirGrant, Grants};
 use crate::invalid::Invalid;
-use crate::plugin::{Plugin, PluginVersion, VERSIONS_MAX};
+use crate::plugin::{Function, Plugin, PluginVersion, VERSIONS_MAX};
 use crate::store::PluginStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -170,9 +170,26 @@ impl Registry {
         self.plugins.get(name).await?.ok_or_else(|| Error::PluginNotFound(name.clone()))
     }
 
+    /// What jobs can call of a plugin's current version.
+    pub async fn functions(&self, name: &PluginName) -> Result<Vec<Function>> {
+        let plugin = self.get(name).await?;
+        let Some(digest) = plugin.current().map(|version| version.digest.clone()) else { return Ok(Vec::new()) };
+        let bytes = self.component(&digest).await?.ok_or_else(|| Error::PluginRefused {
+            reason: format!("component {digest} is missing or damaged (register it again)"),
+        })?;
+        let sandbox = self.sandbox.clone();
+        let work = move || sandbox.functions(&digest, &bytes);
+        tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("loading a plugin broke off", e))?
+    }
+
     /// The bytes of a component, verified.
     pub async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>> {
         self.plugins.component(digest).await
+    }
+
+    /// How components were had since the start.
+    pub fn cache_counts(&self) -> [(&'static str, u64); 3] {
+        self.sandbox.cache_counts()
     }
 
     /// All plugins, by name.

@@ -1,14 +1,15 @@
 //! The circumstances of one call: whose run it is, what it may use, and what it is given.
 
+use super::output::Written;
 use crate::grant::{Grants, Pick, SecretName, Use};
 use crate::job::{Job, Limits};
-use crate::run::{Run, RunId, USES_MAX};
+use crate::run::{Run, RunId, RunLogs, USES_MAX};
 use crate::secret::Secret;
 use crate::values::Values;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Everything about a call but the function and its arguments.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,6 +25,30 @@ pub struct Setting {
     /// Its clock stands, and its random numbers depend on job and fire time alone.
     pub deterministic: bool,
     pub given: Given,
+    /// Shows what it writes while it goes on.
+    #[serde(skip)]
+    pub live: Live,
+}
+
+/// A window onto what a call writes, dark before it begins. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Live(Arc<OnceLock<Written>>);
+
+impl Live {
+    pub(super) fn show(&self, written: Written) {
+        let _ = self.0.set(written);
+    }
+
+    /// What it has written so far. Each text begins with what it was before.
+    pub fn so_far(&self) -> RunLogs {
+        self.0.get().map(Written::so_far).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Live")
+    }
 }
 
 /// What a call may reach beyond computing.
@@ -52,6 +77,7 @@ impl Setting {
             limits: job.limits,
             deterministic: job.deterministic,
             given: Given::default(),
+            live: Live::default(),
         }
     }
 

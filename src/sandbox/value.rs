@@ -14,6 +14,7 @@
 //! | `result<T, E>` | `{"ok": T}` or `{"err": E}` |
 
 use crate::invalid::Invalid;
+use crate::plugin::{Case, Param, WitType};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
@@ -29,6 +30,44 @@ pub const TYPE_WIDTH_MAX: usize = 256;
 
 /// Types within each other in one signature: a few bytes of a component can be a million of them.
 pub const TYPES_MAX: usize = 1000;
+
+/// A type as data. Only of types that [`wit_of`] lets pass; others are shown as strings.
+pub fn form_of(ty: &Type) -> WitType {
+    let boxed = |ty: &Type| Box::new(form_of(ty));
+    let names = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
+    match ty {
+        Type::Bool => WitType::Bool,
+        Type::S8 => WitType::S8,
+        Type::U8 => WitType::U8,
+        Type::S16 => WitType::S16,
+        Type::U16 => WitType::U16,
+        Type::S32 => WitType::S32,
+        Type::U32 => WitType::U32,
+        Type::S64 => WitType::S64,
+        Type::U64 => WitType::U64,
+        Type::Float32 => WitType::F32,
+        Type::Float64 => WitType::F64,
+        Type::Char => WitType::Char,
+        Type::List(list) => WitType::List { of: boxed(&list.ty()) },
+        Type::Record(record) => {
+            let fields = record.fields().map(|field| Param { name: field.name.to_owned(), ty: form_of(&field.ty) });
+            WitType::Record { fields: fields.collect() }
+        }
+        Type::Tuple(tuple) => WitType::Tuple { items: tuple.types().map(|ty| form_of(&ty)).collect() },
+        Type::Variant(variant) => {
+            let cases = variant.cases();
+            let case = cases.map(|case| Case { name: case.name.to_owned(), ty: case.ty.as_ref().map(form_of) });
+            WitType::Variant { cases: case.collect() }
+        }
+        Type::Enum(enumeration) => WitType::Enum { names: names(&mut enumeration.names()) },
+        Type::Flags(flags) => WitType::Flags { names: names(&mut flags.names()) },
+        Type::Option(option) => WitType::Option { of: boxed(&option.ty()) },
+        Type::Result(result) => {
+            WitType::Result { ok: result.ok().as_ref().map(boxed), err: result.err().as_ref().map(boxed) }
+        }
+        _ => WitType::String,
+    }
+}
 
 /// The type in WIT, or why it cannot cross the boundary.
 pub fn wit(ty: &Type) -> Result<String, String> {

@@ -1,6 +1,7 @@
 //! The loop of one job store: gather what ended and what callers ask for, take a turn, tell the
 //! callers, publish the events, start what was claimed, sleep until something is due.
 
+use super::observer::Observed;
 use super::{Phase, Shared};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
@@ -48,8 +49,16 @@ enum News {
     Answered(Box<Change>),
 }
 
-/// The runs of one store that go on, to be cancelled.
-pub type Running = Arc<Mutex<HashMap<RunId, CancellationToken>>>;
+/// The runs of one store that go on.
+pub type Running = Arc<Mutex<HashMap<RunId, Going>>>;
+
+/// Where a run goes on, and how it is made to end.
+#[derive(Clone)]
+pub struct Going {
+    pub alias: Alias,
+    pub executor: Arc<dyn Executor>,
+    pub cancel: CancellationToken,
+}
 
 pub struct Dispatcher {
     pub alias: Alias,
@@ -191,7 +200,9 @@ impl Dispatcher {
             claim,
             slots: slots.iter().map(|(alias, (_, permits))| (alias.clone(), permits.len())).collect(),
         };
+        let began = tokio::time::Instant::now();
         let taken = AssertUnwindSafe(self.store.turn(turn)).catch_unwind().await;
+        let took = began.elapsed();
         let broken = |_| Err(Error::StoreFailed { what: "a turn broke off".into(), source: None });
         let mut turned = match taken.unwrap_or_else(broken) {
             Ok(turned) => turned,
@@ -206,7 +217,19 @@ impl Dispatcher {
             }
         };
         self.forget(finished.iter().map(|finished| finished.run));
-        self.shared.bus.publish(std::mem::take(&mut turned.events));
+        let events = std::mem::take(&mut turned.events);
+        if let Some(observer) = self.shared.observer.get() {
+            let (jobstore, waiting) = (&self.alias, turned.waiting);
+            observer.turned(&Observed {
+                jobstore,
+                now,
+                committed: self.shared.clock.now(),
+                took,
+                waiting,
+                events: &events,
+            });
+        }
+        self.shared.bus.publish(events);
         for (reply, answer) in replies.into_iter().zip(turned.replies.drain(..)) {
             // A caller that went away does not undo the change.
             let _ = reply.send(answer);
@@ -253,7 +276,8 @@ impl Dispatcher {
     ) {
         let run = claimed.run.id;
         let cancel = self.cancel_all.child_token();
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run, cancel.clone());
+        let going = Going { alias: claimed.job.executor.clone(), executor: executor.clone(), cancel: cancel.clone() };
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run, going);
         let clock = self.shared.clock.clone();
         let news = tell.clone();
         // The dispatcher outlives its runs, so its ear is open.
@@ -297,8 +321,8 @@ impl Dispatcher {
     }
 
     fn cancel(&self, run: RunId) {
-        if let Some(token) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&run) {
-            token.cancel();
+        if let Some(going) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&run) {
+            going.cancel.cancel();
         }
     }
 
@@ -311,6 +335,9 @@ impl Dispatcher {
 
     fn store_failed(&self, now: DateTime<Utc>, error: &Error) {
         tracing::error!(jobstore = %self.alias, error = error.chain(), "the job store failed and is tried again");
+        if let Some(observer) = self.shared.observer.get() {
+            observer.store_failed(&self.alias);
+        }
         let event = Event::new(EventKind::StoreError, now, self.alias.clone()).detail(error.chain());
         self.shared.bus.publish(vec![event]);
     }

@@ -9,6 +9,7 @@ mod bus;
 mod dispatch;
 mod jobs;
 mod listeners;
+mod observer;
 mod runs;
 mod transfer;
 
@@ -18,6 +19,7 @@ pub use bus::{EVENTS_MAX, Heard, ListenerId, Subscription};
 pub use dispatch::CHANGES_MAX;
 pub use jobs::BACKFILL_MAX;
 pub use listeners::{LISTENERS_MAX, Listeners};
+pub use observer::{Observed, Observer};
 pub use transfer::{ImportOptions, ImportResult, ImportedJob};
 
 use crate::clock::{Clock, SystemClock};
@@ -29,14 +31,14 @@ use crate::store::{Change, Conflict, Counts, JobEntry, JobFilter, JobStore, Repl
 use bus::Bus;
 use dispatch::{Dispatcher, Request, Running};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// What the scheduler is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Nothing starts; jobs can be changed.
@@ -58,6 +60,7 @@ struct Shared {
     executors: Mutex<BTreeMap<Alias, ExecutorEntry>>,
     stores: Mutex<BTreeMap<Alias, StoreEntry>>,
     bus: Bus,
+    observer: OnceLock<Arc<dyn Observer>>,
     /// Slots were given back by one store's loop that another's may wait for.
     freed: Notify,
     wake: Notify,
@@ -76,6 +79,13 @@ struct StoreEntry {
     stop: CancellationToken,
     cancel_all: CancellationToken,
     task: Option<JoinHandle<()>>,
+}
+
+/// Runs that an executor may have at one time, and has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct Slots {
+    pub total: usize,
+    pub used: usize,
 }
 
 /// How a job is added.
@@ -128,6 +138,7 @@ impl Scheduler {
             executors: Mutex::default(),
             stores: Mutex::default(),
             bus: Bus::new(),
+            observer: OnceLock::new(),
             freed: Notify::new(),
             wake: Notify::new(),
         }))
@@ -139,6 +150,11 @@ impl Scheduler {
 
     pub fn phase(&self) -> Phase {
         *self.0.phase.borrow()
+    }
+
+    /// Has an observer see each turn from now on. The first one stays.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        let _ = self.0.observer.set(observer);
     }
 
     // --- life ---
@@ -256,9 +272,21 @@ impl Scheduler {
         self.stores().keys().cloned().collect()
     }
 
-    /// The slots of each executor.
-    pub fn slots(&self) -> BTreeMap<Alias, usize> {
-        lock(&self.0.executors).iter().map(|(alias, entry)| (alias.clone(), entry.executor.slots())).collect()
+    /// The slots of each executor, and how many of them have a run.
+    pub fn slots(&self) -> BTreeMap<Alias, Slots> {
+        let executors = lock(&self.0.executors);
+        let total = |entry: &ExecutorEntry| Slots { total: entry.executor.slots(), used: 0 };
+        let mut slots: BTreeMap<Alias, Slots> =
+            executors.iter().map(|(alias, entry)| (alias.clone(), total(entry))).collect();
+        drop(executors);
+        for entry in self.stores().values() {
+            for going in lock(&entry.running).values() {
+                if let Some(slots) = slots.get_mut(&going.alias) {
+                    slots.used += 1;
+                }
+            }
+        }
+        slots
     }
 
     /// Adds a job store under an alias and starts its loop.

@@ -1,5 +1,6 @@
 //! The scheduler's verbs about runs.
 
+use super::dispatch::Going;
 use super::{Heard, Scheduler, lock};
 use crate::error::{Error, Result};
 use crate::event::EventKind;
@@ -22,21 +23,28 @@ impl Scheduler {
         self.store(store)?.list_runs(filter, page).await
     }
 
+    /// What a run wrote; of one that goes on, what it has written so far.
     pub async fn get_logs(&self, id: RunId) -> Result<RunLogs> {
         for store in self.all_stores() {
             if let Some(logs) = store.get_logs(id).await? {
                 return Ok(logs);
             }
         }
-        // A run that goes on has written nothing that could be shown yet.
-        self.get_run(id).await.map(|_| RunLogs::default())
+        match self.going(id) {
+            Some(going) => Ok(going.executor.logs_so_far(id).await.unwrap_or_default()),
+            // It waits for its slot.
+            None => self.get_run(id).await.map(|_| RunLogs::default()),
+        }
+    }
+
+    fn going(&self, id: RunId) -> Option<Going> {
+        self.stores().values().find_map(|entry| lock(&entry.running).get(&id).cloned())
     }
 
     /// Makes a run end, also one that waits; its outcome is `cancelled` unless it ended by itself first.
     pub async fn cancel_run(&self, id: RunId) -> Result<()> {
-        let tokens = self.stores().values().find_map(|entry| lock(&entry.running).get(&id).cloned());
-        if let Some(token) = tokens {
-            token.cancel();
+        if let Some(going) = self.going(id) {
+            going.cancel.cancel();
             return Ok(());
         }
         let run = self.get_run(id).await?;

@@ -26,6 +26,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Runs that one turn claims at most; more wait for the next turn.
@@ -98,7 +99,7 @@ impl Finished {
 }
 
 /// What to do when a job's id is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Conflict {
     #[default]
@@ -225,6 +226,8 @@ pub struct Turned {
     pub next_due: Option<DateTime<Utc>>,
     /// Something is due that found no free slot.
     pub starved: bool,
+    /// Jobs in line for a slot.
+    pub waiting: usize,
 }
 
 /// A run to start, with the job it belongs to.
@@ -317,7 +320,7 @@ impl Default for Page {
 }
 
 /// A page and the cursor of the one after it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct List<T> {
     pub items: Vec<T>,
     pub next: Option<String>,
@@ -336,7 +339,7 @@ impl<T> List<T> {
 }
 
 /// How much a store holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Counts {
     pub jobs: u64,
     pub paused: u64,
@@ -430,6 +433,14 @@ pub trait PluginStore: Send + Sync {
 
     /// The component's bytes, verified against the digest; `None` if there is none.
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>>;
+}
+
+/// A store that can be copied while it works.
+#[async_trait]
+pub trait Backup: Send + Sync {
+    /// Copies what a restored store needs to an empty directory, as it is at one moment, and makes sure
+    /// that it can be opened. Commits wait while the database's files are copied.
+    async fn copy_to(&self, dir: &Path) -> Result<()>;
 }
 
 /// A registered component, as far as a run needs to know it.

@@ -47,40 +47,50 @@ pub enum Dst {
 
 /// APScheduler's named fields, each an expression of its own; all must match. In JSON a field may be
 /// a number.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CronFields {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    #[schemars(with = "Option<TextOrNumber>")]
     pub year: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    #[schemars(with = "Option<TextOrNumber>")]
     pub month: Option<String>,
     /// Also `last`, `3rd fri`, `last sun`.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    #[schemars(with = "Option<TextOrNumber>")]
     pub day: Option<String>,
     /// ISO week.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    #[schemars(with = "Option<TextOrNumber>")]
     pub week: Option<String>,
     /// 0 is Monday.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    #[schemars(with = "Option<TextOrNumber>")]
     pub day_of_week: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    #[schemars(with = "Option<TextOrNumber>")]
     pub hour: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    #[schemars(with = "Option<TextOrNumber>")]
     pub minute: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    #[schemars(with = "Option<TextOrNumber>")]
     pub second: Option<String>,
 }
 
+/// How a field comes in.
+#[derive(Deserialize, schemars::JsonSchema)]
+#[serde(untagged, expecting = "expected a cron field as text or as a number")]
+enum TextOrNumber {
+    Number(u32),
+    Text(String),
+}
+
 fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a cron field as text or as a number")]
-    enum Either {
-        Number(u32),
-        Text(String),
-    }
-    Ok(Option::<Either>::deserialize(from)?.map(|field| match field {
-        Either::Number(number) => number.to_string(),
-        Either::Text(text) => text,
+    Ok(Option::<TextOrNumber>::deserialize(from)?.map(|field| match field {
+        TextOrNumber::Number(number) => number.to_string(),
+        TextOrNumber::Text(text) => text,
     }))
 }
 

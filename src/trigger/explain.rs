@@ -16,7 +16,7 @@ const AHEAD: TimeDelta = TimeDelta::days(366);
 const COUNTED_MAX: usize = 100;
 
 /// A trigger as it was understood.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Explanation {
     pub trigger: Trigger,
     /// As it was written.
@@ -37,7 +37,7 @@ pub struct Explanation {
 }
 
 /// The zone's clocks are put forward or back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct OffsetChange {
     /// The first instant with the new offset.
     pub at: DateTime<FixedOffset>,
@@ -46,7 +46,7 @@ pub struct OffsetChange {
 }
 
 /// A civil time that does not exist, or comes twice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ClockChange {
     pub timezone: Zone,
     pub civil: NaiveDateTime,

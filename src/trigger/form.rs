@@ -9,7 +9,7 @@ use super::instant::{parse_civil, parse_date, parse_time, parse_time_of_day};
 use super::{AskedTrigger, CalendarInterval, Rule, Trigger, Zone, sets};
 use crate::func::FuncRef;
 use crate::invalid::Invalid;
-use crate::job::optional_seconds;
+use crate::job::{SecondsForm, optional_seconds};
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -18,8 +18,9 @@ use std::fmt;
 use std::time::Duration;
 
 /// The kinds of rules, as JSON names them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "TriggerKind")]
 pub(super) enum Kind {
     Date,
     Interval,
@@ -32,8 +33,9 @@ pub(super) enum Kind {
 }
 
 /// Every key of every kind; [`Form::into_trigger`] refuses those that do not belong to its kind.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "TriggerForm")]
 pub(super) struct Form {
     #[serde(rename = "type")]
     pub kind: Option<Kind>,
@@ -42,6 +44,7 @@ pub(super) struct Form {
     pub at: Option<String>,
     /// Seconds; text such as `1h 30m` is read too.
     #[serde(serialize_with = "optional_seconds::serialize", deserialize_with = "seconds_or_text")]
+    #[schemars(with = "Option<SecondsForm>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +87,7 @@ pub(super) struct Form {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
     #[serde(serialize_with = "optional_seconds::serialize", deserialize_with = "seconds_or_text")]
+    #[schemars(with = "Option<SecondsForm>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -296,6 +300,16 @@ impl Serialize for Trigger {
     }
 }
 
+impl schemars::JsonSchema for Trigger {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Trigger".into()
+    }
+
+    fn json_schema(schemas: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        FormOrText::json_schema(schemas)
+    }
+}
+
 /// Takes the JSON form, and text too.
 impl<'de> Deserialize<'de> for Trigger {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -304,6 +318,17 @@ impl<'de> Deserialize<'de> for Trigger {
             FormOrText::Text(text) => text.parse(),
         };
         trigger.map_err(D::Error::custom)
+    }
+}
+
+impl schemars::JsonSchema for FormOrText {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TriggerOrText".into()
+    }
+
+    fn json_schema(schemas: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let form = schemas.subschema_for::<Form>();
+        schemars::json_schema!({ "anyOf": [{ "type": "string" }, form] })
     }
 }
 

@@ -16,8 +16,6 @@ enum Shown {
 
 use Shown::{By, Elsewhere, Later};
 
-const API: &str = "issue: HTTP API over TCP and the web page";
-
 /// How many ids each group has.
 const GROUPS: [(char, usize); 8] =
     [('C', 16), ('M', 24), ('A', 21), ('B', 17), ('N', 16), ('F', 13), ('W', 20), ('U', 21)];
@@ -58,7 +56,7 @@ const SHOWN: &[(&str, Shown)] = &[
     ("N10", By("a_zone_is_a_name_in_the_database_and_nothing_else")),
     ("N11", By("a_date_fires_once_even_when_it_is_past")),
     ("N12", By("a_clock_that_leaps_ahead_is_one_misfire_question")),
-    ("N13", Later("there is no configuration file: flags and variables only")),
+    ("N13", By("mistakes_are_named")),
     ("N14", By("names_of_secrets_and_variables_lead_nowhere_else")),
     ("N15", By("names_of_secrets_and_variables_lead_nowhere_else")),
     ("N16", By("a_damaged_store_is_diagnosed_and_recovered")),
@@ -71,16 +69,16 @@ const SHOWN: &[(&str, Shown)] = &[
     ("U1", By("a_table_shows_no_escape_sequences")),
     ("U3", By("every_form_of_a_secret_goes")),
     ("U4", By("a_worker_leaves_no_core_and_has_nothing_of_the_daemons_environment")),
-    ("U7", Later(API)),
-    ("U8", Later(API)),
-    ("U9", Later(API)),
-    ("U10", Later(API)),
-    ("U11", Later(API)),
-    ("U12", Later(API)),
-    ("U13", Later(API)),
-    ("U14", Later(API)),
+    ("U7", By("another_user_is_not_served_whatever_the_modes")),
+    ("U8", By("a_form_on_another_site_cannot_do_anything")),
+    ("U9", By("only_what_was_meant_for_the_daemon_is_answered")),
+    ("U10", By("only_what_was_meant_for_the_daemon_is_answered")),
+    ("U11", By("only_what_was_meant_for_the_daemon_is_answered")),
+    ("U12", By("what_is_public_shows_nothing_and_every_answer_has_its_headers")),
+    ("U13", By("a_home_that_is_a_link_is_refused_and_so_is_an_open_address")),
+    ("U14", By("a_token_says_what_its_holder_may_do")),
     ("U15", By("the_socket_is_the_users_alone")),
-    ("U16", Later(API)),
+    ("U16", By("a_thousand_idle_connections_and_slow_heads_hold_up_nothing")),
     ("U17", By("an_id_is_plain_and_short")),
     ("U18", By("a_subscriber_that_does_not_read_is_told_what_it_lost")),
     ("U19", Later("there is no free-text query")),

@@ -101,7 +101,22 @@ impl Home {
 pub struct Daemon(Child);
 
 impl Daemon {
-    fn stop(mut self) {
+    pub fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+
+    /// Waits until it has ended by itself, and well.
+    pub fn ended(mut self) {
+        assert_eq!(self.0.wait().unwrap().code(), Some(0), "a stopped daemon exits well");
+    }
+
+    /// Ends it in no order at all.
+    pub fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    pub fn stop(mut self) {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         assert_eq!(self.0.wait().unwrap().code(), Some(0), "a stopped daemon exits well");
@@ -450,6 +465,9 @@ fn the_help_is_as_reviewed() {
         "run",
         "listener",
         "secret",
+        "token",
+        "open",
+        "audit",
         "trigger",
         "events",
         "simulate",
@@ -461,6 +479,9 @@ fn the_help_is_as_reviewed() {
         "resume",
         "status",
         "doctor",
+        "backup",
+        "restore",
+        "shutdown",
         "recover",
         "completions",
         "help",

@@ -1,4 +1,4 @@
-//! Loops, recurses, allocates, panics, floods stdout, sleeps for ever.
+//! Loops, recurses, allocates, panics, floods stdout, tells of itself slowly, sleeps for ever.
 
 wit_bindgen::generate!({ world: "unruly" });
 
@@ -33,6 +33,14 @@ impl Guest for Unruly {
     fn flood(lines: u32) -> u32 {
         for line in 0..lines {
             println!("line {line} of many, none of which anybody wants to read");
+        }
+        lines
+    }
+
+    fn narrate(lines: u32, pause_ms: u32) -> u32 {
+        for line in 0..lines {
+            println!("line {line}");
+            std::thread::sleep(std::time::Duration::from_millis(pause_ms.into()));
         }
         lines
     }

@@ -9,7 +9,7 @@ use crate::grant::{Capability, Grants};
 use crate::jail::{self, GrantedDir, Layer, Rules};
 use crate::job::Job;
 use crate::run::Outcome;
-use crate::sandbox::{Ended, Plugin, Sandbox, SandboxOptions};
+use crate::sandbox::{Ended, Live, Plugin, Sandbox, SandboxOptions};
 use crate::trigger::Trigger;
 use bytes::BytesMut;
 use std::collections::HashMap;
@@ -107,7 +107,7 @@ struct Worker {
     sandbox: Sandbox,
     plugin: Arc<Plugin>,
     grants: Arc<Grants>,
-    running: Mutex<HashMap<u64, CancellationToken>>,
+    running: Mutex<HashMap<u64, (CancellationToken, Live)>>,
 }
 
 impl Worker {
@@ -132,6 +132,7 @@ impl Worker {
                     match wire::decode(&frame)? {
                         ToWorker::Call(call) => self.start(*call, tell.clone()),
                         ToWorker::Cancel(id) => self.cancel(id),
+                        ToWorker::Show(id) => self.show(id, &tell),
                     }
                 }
             }
@@ -147,7 +148,10 @@ impl Worker {
     fn start(self: &Arc<Self>, call: CallFrame, tell: mpsc::UnboundedSender<Vec<u8>>) {
         let cancel = CancellationToken::new();
         let id = call.id;
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id, cancel.clone());
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, (cancel.clone(), call.setting.live.clone()));
         let worker = self.clone();
         tokio::spawn(async move {
             let made = {
@@ -164,9 +168,17 @@ impl Worker {
     }
 
     fn cancel(&self, id: u64) {
-        if let Some(cancel) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+        if let Some((cancel, _)) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             cancel.cancel();
         }
+    }
+
+    fn show(&self, id: u64, tell: &mpsc::UnboundedSender<Vec<u8>>) {
+        let live = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|(_, live)| live.clone());
+        // The answer to a call that has ended is on its way.
+        let Some(live) = live else { return };
+        let frame = wire::encode(&FromWorker::Written(id, Box::new(live.so_far())));
+        let _ = frame.map(|frame| tell.send(frame));
     }
 
     async fn call(&self, call: CallFrame, cancel: &CancellationToken) -> Ended {

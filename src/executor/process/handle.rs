@@ -2,6 +2,7 @@
 
 use super::wire::{self, CallFrame, EndedFrame, FromWorker, ToWorker};
 use crate::grant::Grants;
+use crate::run::RunLogs;
 use bytes::BytesMut;
 use std::collections::HashMap;
 use std::io;
@@ -43,6 +44,8 @@ pub struct Worker {
 #[derive(Default)]
 struct Calls {
     waiting: HashMap<u64, (oneshot::Sender<Answer>, u64)>,
+    /// Those who want to know what a call has written so far.
+    asked: HashMap<u64, Vec<oneshot::Sender<RunLogs>>>,
     /// Memory that the waiting calls may use, in bytes.
     memory: u64,
     /// The last end of a call, for those that look for a worker to retire.
@@ -110,11 +113,33 @@ impl Worker {
         let _ = wire::encode(&ToWorker::Cancel(id)).map(|frame| self.frames.send(frame));
     }
 
+    /// Asks what a call has written so far. The receiver fails when the call ends first.
+    pub fn show(&self, id: u64) -> oneshot::Receiver<RunLogs> {
+        let (tell, written) = oneshot::channel();
+        let mut calls = self.calls();
+        if calls.waiting.contains_key(&id) {
+            let asked = calls.asked.entry(id).or_default();
+            asked.push(tell);
+            // One question is enough for all who ask meanwhile.
+            if asked.len() == 1 {
+                let _ = wire::encode(&ToWorker::Show(id)).map(|frame| self.frames.send(frame));
+            }
+        }
+        written
+    }
+
+    fn written(&self, id: u64, logs: &RunLogs) {
+        for tell in self.calls().asked.remove(&id).unwrap_or_default() {
+            let _ = tell.send(logs.clone());
+        }
+    }
+
     /// Ends a call that nobody waits for any more, if it goes on.
     pub fn cancel_and_release(&self, id: u64) {
         let mut calls = self.calls();
         if let Some((_, memory)) = calls.waiting.remove(&id) {
             calls.memory -= memory;
+            calls.asked.remove(&id);
             drop(calls);
             self.cancel(id);
         }
@@ -141,6 +166,7 @@ impl Worker {
         // An answer to a call that nobody made, or twice, is a worker's invention.
         let Some((tell, memory)) = calls.waiting.remove(&id) else { return };
         calls.memory -= memory;
+        calls.asked.remove(&id);
         drop(calls);
         let _ = tell.send(Ok(ended));
     }
@@ -170,6 +196,7 @@ impl Worker {
         };
         let mut calls = self.calls();
         let waiting = std::mem::take(&mut calls.waiting);
+        calls.asked.clear();
         calls.memory = 0;
         drop(calls);
         let died = Died { how: how(status), calls: waiting.len() };
@@ -188,6 +215,7 @@ impl Worker {
             while let Some(frame) = wire::next_frame(&mut come)? {
                 match wire::decode(&frame)? {
                     FromWorker::Ended(id, answer) => self.answer(id, answer),
+                    FromWorker::Written(id, logs) => self.written(id, &logs),
                     FromWorker::Ready(_) => return Err(io::Error::other("a worker begins once")),
                 }
             }

@@ -13,8 +13,8 @@ pub use pool::PoolOptions;
 
 use super::{Began, Executor, PluginHost, Report};
 use crate::error::Result;
-use crate::job::Job;
-use crate::run::Outcome;
+use crate::job::{Job, Limits};
+use crate::run::{Outcome, RunId, RunLogs};
 use crate::sandbox::{Ended, Setting};
 use crate::store::Claimed;
 use crate::trigger::AskedTrigger;
@@ -22,7 +22,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use handle::{Died, Worker};
 use pool::{Pool, Wanted};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wire::CallFrame;
@@ -36,6 +37,18 @@ pub struct ProcessExecutor {
     plugins: PluginHost,
     pool: Arc<Pool>,
     slots: usize,
+    going: Arc<Going>,
+}
+
+/// Where each run goes on.
+type Going = Mutex<HashMap<RunId, Whereabouts>>;
+
+/// Where a run goes on, and within which limits.
+#[derive(Clone)]
+struct Whereabouts {
+    worker: Arc<Worker>,
+    call: u64,
+    limits: Limits,
 }
 
 /// Whose fault it is that a worker was killed.
@@ -47,7 +60,7 @@ enum Overdue {
 impl ProcessExecutor {
     /// To be called on a tokio runtime, which the workers' sockets are driven by.
     pub fn new(plugins: PluginHost, slots: usize, options: PoolOptions) -> Result<Self> {
-        Ok(ProcessExecutor { plugins, pool: Pool::new(options)?, slots: slots.max(1) })
+        Ok(ProcessExecutor { plugins, pool: Pool::new(options)?, slots: slots.max(1), going: Arc::default() })
     }
 
     /// The same workers under another name, with slots of its own.
@@ -59,6 +72,10 @@ impl ProcessExecutor {
     /// Workers that live now.
     pub fn workers(&self) -> usize {
         self.pool.len()
+    }
+
+    fn going(&self) -> MutexGuard<'_, HashMap<RunId, Whereabouts>> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn run(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Result<Report> {
@@ -85,7 +102,8 @@ impl ProcessExecutor {
             picks: job.grants.clone(),
             setting: Setting::new(&run, &job, started).given(given),
         };
-        let _place = Place { worker: &worker, id };
+        let _place = Place { executor: self, worker: &worker, id, run: run.id };
+        self.going().insert(run.id, Whereabouts { worker: worker.clone(), call: id, limits: job.limits });
         if let Err(error) = worker.send(frame) {
             let outcome = Outcome::Internal { error: format!("the call cannot be sent to a worker: {error}") };
             return Ok(self.plugins.report(started, component.digest, Ended::without_a_call(outcome)));
@@ -127,12 +145,15 @@ impl ProcessExecutor {
 
 /// A call's place in its worker, given back when the run is over or not waited for any more.
 struct Place<'a> {
+    executor: &'a ProcessExecutor,
     worker: &'a Worker,
     id: u64,
+    run: RunId,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        self.executor.going().remove(&self.run);
         // Ended calls are not known any more; of one that was dropped, nobody wants the answer.
         self.worker.cancel_and_release(self.id);
     }
@@ -166,6 +187,13 @@ impl Executor for ProcessExecutor {
 
     async fn execute(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Report {
         self.run(claimed, began, cancel).await.unwrap_or_else(|error| self.plugins.cannot(&error))
+    }
+
+    async fn logs_so_far(&self, run: RunId) -> Option<RunLogs> {
+        let Whereabouts { worker, call, limits } = self.going().get(&run).cloned()?;
+        // A worker that does not answer is about to be killed.
+        let written = tokio::time::timeout(GRACE, worker.show(call)).await.ok()?.ok()?;
+        Some(wire::checked_logs(written, &limits))
     }
 
     async fn next_fire_time(

@@ -212,7 +212,7 @@ impl Pool {
             socket.read_exact(&mut frame).await?;
             match wire::decode::<FromWorker>(&frame)? {
                 FromWorker::Ready(ready) => ready.map_err(io::Error::other),
-                FromWorker::Ended(..) => Err(io::Error::other("it has not begun")),
+                FromWorker::Ended(..) | FromWorker::Written(..) => Err(io::Error::other("it has not begun")),
             }
         };
         let begun = tokio::time::timeout(BEGIN_MAX, begin).await;

@@ -42,6 +42,8 @@ pub struct Hello {
 pub enum ToWorker {
     Call(Box<CallFrame>),
     Cancel(u64),
+    /// What has the call written so far?
+    Show(u64),
 }
 
 /// One call. Its grants are those of the plugin, or the part that is picked.
@@ -60,6 +62,8 @@ pub enum FromWorker {
     /// It has loaded the code and locked itself; or why it has not.
     Ready(Result<(), String>),
     Ended(u64, Box<EndedFrame>),
+    /// What a call that goes on has written so far.
+    Written(u64, Box<RunLogs>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,22 +91,11 @@ impl EndedFrame {
         if !own || deep {
             outcome = Outcome::Internal { error: "its worker reports an end that no call has".to_owned() };
         }
-        logs.log.truncate(LOG_LINES_MAX);
         if let Outcome::Trapped { backtrace, .. } = &mut outcome {
             backtrace.truncate(FRAMES_MAX);
         }
         outcome.texts_mut().into_iter().for_each(|text| cut(text, ERROR_BYTES_MAX));
-        // What is no UTF-8 takes three bytes for each, and a mark says what was cut.
-        let most = usize::try_from(limits.output).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(256);
-        for text in [&mut logs.stdout, &mut logs.stderr] {
-            cut(text, most);
-        }
-        let mut left = most.saturating_add(USES_MAX * ERROR_BYTES_MAX);
-        logs.log.retain(|line| {
-            let fits = line.message.len() <= left;
-            left = left.saturating_sub(line.message.len());
-            fits
-        });
+        logs = checked_logs(logs, limits);
         uses.truncate(USES_MAX);
         if !matches!(outcome, Outcome::Succeeded { .. }) {
             values = ValueChanges::default();
@@ -112,6 +105,23 @@ impl EndedFrame {
         }
         Ended { outcome, usage, logs, uses, values }
     }
+}
+
+/// What a call wrote, cut to what it may have written.
+pub fn checked_logs(mut logs: RunLogs, limits: &Limits) -> RunLogs {
+    logs.log.truncate(LOG_LINES_MAX);
+    // What is no UTF-8 takes three bytes for each, and a mark says what was cut.
+    let most = usize::try_from(limits.output).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(256);
+    for text in [&mut logs.stdout, &mut logs.stderr] {
+        cut(text, most);
+    }
+    let mut left = most.saturating_add(USES_MAX * ERROR_BYTES_MAX);
+    logs.log.retain(|line| {
+        let fits = line.message.len() <= left;
+        left = left.saturating_sub(line.message.len());
+        fits
+    });
+    logs
 }
 
 pub fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -167,6 +177,7 @@ mod tests {
                 started: DateTime::from_timestamp_micros(7_654_321).unwrap(),
                 limits: Limits { timeout: std::time::Duration::from_millis(1500), ..Limits::default() },
                 deterministic: true,
+                live: Default::default(),
                 given: Given {
                     secrets: [("s".parse().unwrap(), Secret::from("hunter2hunter2"))].into(),
                     values: values.clone(),

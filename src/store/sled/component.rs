@@ -6,8 +6,12 @@ use crate::plugin::{self, Plugin};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+pub fn dir(home: &Path) -> PathBuf {
+    home.join("plugins")
+}
+
 fn path(home: &Path, digest: &str) -> PathBuf {
-    home.join("plugins").join(format!("{digest}.wasm"))
+    dir(home).join(format!("{digest}.wasm"))
 }
 
 pub fn write(home: &Path, digest: &str, bytes: &[u8]) -> Result<()> {
@@ -48,7 +52,7 @@ pub fn read(home: &Path, digest: &str) -> Result<Option<Vec<u8>>> {
 pub fn drop_unused<'a>(home: &Path, plugins: impl Iterator<Item = &'a Plugin>) {
     let used: std::collections::HashSet<String> =
         plugins.flat_map(|plugin| &plugin.versions).map(|version| format!("{}.wasm", version.digest)).collect();
-    let Ok(dir) = std::fs::read_dir(home.join("plugins")) else { return };
+    let Ok(dir) = std::fs::read_dir(dir(home)) else { return };
     for entry in dir.flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.ends_with(".wasm") && !used.contains(name)) {
             let _ = std::fs::remove_file(entry.path());

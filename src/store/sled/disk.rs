@@ -10,6 +10,7 @@
 //! database is never older than the note, or it is damaged.
 
 use super::codec::{seal, unseal, weight};
+use super::copy::keep_format;
 use crate::error::{Error, Result};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use sled::{Batch, Db, Tree};
@@ -94,8 +95,8 @@ pub struct Disk {
     /// Sum of the weights of all rows but META's.
     sum: u64,
     commits: u64,
-    /// It was written by an earlier program.
-    outdated: bool,
+    /// The format of an earlier program that wrote it.
+    outdated: Option<u32>,
 }
 
 /// Held as long as a process uses a directory.
@@ -214,10 +215,12 @@ impl Disk {
             .truncate(false)
             .open(note)
             .map_err(io("cannot open"))?;
-        let mut disk = Disk { trees, db, file, note, sum: 0, commits: 0, outdated: false };
+        let mut disk = Disk { trees, db, file, note, sum: 0, commits: 0, outdated: None };
         disk.check_format(dir, fresh)?;
         disk.verify(dir)?;
-        if std::mem::take(&mut disk.outdated) {
+        if let Some(found) = disk.outdated.take() {
+            let kept = keep_format(dir, found).map_err(io("cannot keep a copy of"))?;
+            tracing::info!(from = found, to = FORMAT, kept = %kept.display(), "the store is given a new format");
             let mut writes = Writes::default();
             writes.put(META, FORMAT_KEY.to_vec(), seal(&FORMAT.to_le_bytes()));
             disk.commit(writes)?;
@@ -236,7 +239,7 @@ impl Disk {
             Some(Some(bytes)) => {
                 let found = bytes.try_into().map_or(0, u32::from_le_bytes);
                 if (FORMAT_OLDEST..=FORMAT).contains(&found) {
-                    self.outdated = found < FORMAT;
+                    self.outdated = (found < FORMAT).then_some(found);
                     return Ok(());
                 }
                 Err(Error::StoreFormat { dir: dir.to_owned(), found, known: FORMAT })

@@ -14,6 +14,7 @@
 
 mod codec;
 mod component;
+mod copy;
 mod disk;
 mod export;
 mod history;

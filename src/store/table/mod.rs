@@ -225,6 +225,7 @@ impl Table {
             turned.next_due = [turned.next_due, alarm].into_iter().flatten().min();
         }
         let delta = std::mem::take(&mut self.delta);
+        turned.waiting = self.queues.in_line();
         turned.events = std::mem::take(&mut self.events);
         (turned, delta)
     }

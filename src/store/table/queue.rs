@@ -65,6 +65,11 @@ impl Queues {
         new
     }
 
+    /// Jobs that something is due of.
+    pub fn in_line(&self) -> usize {
+        self.queues.values().map(|queue| queue.ready.len()).sum()
+    }
+
     /// Takes a job out of its place.
     pub fn take(&mut self, executor: &Alias, id: &JobId, old: Place) {
         let Some(queue) = self.queues.get_mut(executor) else { return };

@@ -1,0 +1,209 @@
+//! The form of backups: a tar archive that begins with `backup.json` and holds what a home needs to
+//! begin again. Reading one trusts nothing in it: only names that a backup has are taken out.
+
+use crate::error::{Error, Result};
+use crate::invalid::Invalid;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+/// The version of the form.
+const VERSION: u32 = 1;
+const ABOUT: &str = "backup.json";
+/// Files of a home that are taken along as they are.
+const FILES: &[&str] = &["tokens.json", "sandclock.toml"];
+/// What lies in an archive: directories with all they hold, and files.
+const DIRS: &[&str] = &["db", "plugins"];
+
+/// What a backup says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    pub version: u32,
+    pub taken: DateTime<Utc>,
+    /// The version of the program that took it.
+    pub program: String,
+}
+
+impl About {
+    pub fn new(taken: DateTime<Utc>) -> Self {
+        About { version: VERSION, taken, program: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+/// Writes an archive of a copy of a store, and of the other files of its home.
+pub fn write<W: Write>(copy: &Path, home: &Path, about: &About, to: W) -> io::Result<W> {
+    let mut archive = tar::Builder::new(to);
+    archive.mode(tar::HeaderMode::Deterministic);
+    let text = serde_json::to_vec_pretty(about)?;
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o600);
+    header.set_cksum();
+    archive.append_data(&mut header, ABOUT, text.as_slice())?;
+    for dir in DIRS {
+        archive.append_dir_all(dir, copy.join(dir))?;
+    }
+    archive.append_path_with_name(copy.join("db.commits"), "db.commits")?;
+    let audit = fs::read_dir(home)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let audit: Vec<String> = audit.filter(|name| is_audit(name)).collect();
+    for name in FILES.iter().map(|name| (*name).to_owned()).chain(audit) {
+        let path = home.join(&name);
+        if let Ok(mut file) = File::open(&path) {
+            // As long as it is now: a log grows while it is read.
+            let length = file.metadata()?.len();
+            let mut header = tar::Header::new_gnu();
+            header.set_size(length);
+            header.set_mode(0o600);
+            header.set_cksum();
+            archive.append_data(&mut header, &name, Read::take(&mut file, length))?;
+        }
+    }
+    archive.into_inner()
+}
+
+fn is_audit(name: &str) -> bool {
+    name.starts_with("audit.") && name.ends_with("jsonl")
+}
+
+/// Takes an archive out into a home that has no store yet. Nothing is left if it fails.
+pub fn restore(from: impl Read, home: &Path) -> Result<About> {
+    let failed = |e: io::Error| Error::host(format!("cannot restore to `{}`", home.display()), e);
+    if home.join("db").exists() {
+        let reason = "there is a store already (restore to an empty home, or move that one away)";
+        return Err(Invalid::new("home", home.display().to_string(), reason).into());
+    }
+    let made = !home.exists();
+    fs::create_dir_all(home).map_err(failed)?;
+    set_private(home, 0o700).map_err(failed)?;
+    let result = take_out(from, home);
+    if result.is_err() {
+        for name in DIRS.iter().chain(FILES).chain(&["db.commits"]) {
+            let path = home.join(name);
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        }
+        if made {
+            let _ = fs::remove_dir_all(home);
+        }
+    }
+    result
+}
+
+fn take_out(from: impl Read, home: &Path) -> Result<About> {
+    let bad = |reason: String| Error::Invalid(Invalid::new("backup", "", reason));
+    let broken = |e: io::Error| bad(format!("it is no whole archive: {e}"));
+    let mut archive = tar::Archive::new(from);
+    let mut entries = archive.entries().map_err(broken)?;
+    let first = entries.next().ok_or_else(|| bad("it is empty".into()))?.map_err(broken)?;
+    if first.path().map_err(broken)? != Path::new(ABOUT) {
+        return Err(bad(format!("it does not begin with `{ABOUT}` (`sandclock backup` makes one)")));
+    }
+    let mut text = Vec::new();
+    first.take(64 << 10).read_to_end(&mut text).map_err(broken)?;
+    let about: About = serde_json::from_slice(&text).map_err(|e| bad(format!("`{ABOUT}` is not understood: {e}")))?;
+    if about.version != VERSION {
+        return Err(bad(format!("it has version {}, this program reads {VERSION}", about.version)));
+    }
+    for entry in entries {
+        let mut entry = entry.map_err(broken)?;
+        let path = entry.path().map_err(broken)?.into_owned();
+        let kind = entry.header().entry_type();
+        let known = belongs(&path) && (kind.is_file() || kind.is_dir());
+        if !known {
+            let path = crate::invalid::printable(&path.to_string_lossy(), 100);
+            return Err(bad(format!("`{path}` does not belong in one")));
+        }
+        let target = home.join(&path);
+        let wrote = if kind.is_dir() { make_dir(&target) } else { write_file(&mut entry, &target) };
+        wrote.map_err(|e| Error::host(format!("cannot write `{}`", target.display()), e))?;
+    }
+    if !home.join("db").is_dir() || !home.join("db.commits").is_file() {
+        return Err(bad("the database is missing in it".into()));
+    }
+    Ok(about)
+}
+
+/// Whether a backup has something of this name: `db/…`, `plugins/…`, or one of the files.
+fn belongs(path: &Path) -> bool {
+    let mut parts = path.components();
+    let Some(Component::Normal(first)) = parts.next() else { return false };
+    let first = first.to_string_lossy();
+    let inside: Vec<Component<'_>> = parts.collect();
+    if inside.iter().any(|part| !matches!(part, Component::Normal(_))) {
+        return false;
+    }
+    DIRS.contains(&&*first)
+        || (inside.is_empty() && (FILES.contains(&&*first) || *first == *"db.commits" || is_audit(&first)))
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    set_private(path, 0o700)
+}
+
+fn write_file(from: &mut impl Read, to: &PathBuf) -> io::Result<()> {
+    if let Some(dir) = to.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let mut file = File::create_new(to)?;
+    set_private(to, 0o600)?;
+    io::copy(from, &mut file)?;
+    file.sync_all()
+}
+
+fn set_private(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(entries: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            // What a library would refuse to write, an attacker writes.
+            let name = &mut header.as_gnu_mut().unwrap().name;
+            name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_size(text.len() as u64);
+            header.set_mode(0o777);
+            header.set_cksum();
+            builder.append(&header, text.as_bytes()).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn nothing_but_a_backups_own_files_is_taken_out() {
+        let about = serde_json::to_string(&About::new(DateTime::UNIX_EPOCH)).unwrap();
+        let whole = [(ABOUT, about.as_str()), ("db/db", "d"), ("db.commits", "c"), ("audit.1.jsonl", "")];
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(restore(archive(&whole).as_slice(), home.path()).unwrap().version, VERSION);
+        assert_eq!(fs::read_to_string(home.path().join("db/db")).unwrap(), "d");
+        assert!(restore(archive(&whole).as_slice(), home.path()).unwrap_err().to_string().contains("already"));
+        for path in ["../x", "/x", "db/../../x", "x", "operator.token", "tokens.json/x", "cache/x", "audit.jsonl/x"] {
+            let home = tempfile::tempdir().unwrap();
+            let with = [whole.as_slice(), &[(path, "x")]].concat();
+            let error = restore(archive(&with).as_slice(), home.path()).unwrap_err().to_string();
+            assert!(error.contains("does not belong"), "{path}: {error}");
+            assert!(!home.path().join("db").exists() && !home.path().parent().unwrap().join("x").exists());
+        }
+    }
+
+    #[test]
+    fn what_is_no_backup_is_refused_and_leaves_nothing() {
+        let about = serde_json::to_string(&About::new(DateTime::UNIX_EPOCH)).unwrap();
+        let no_database = archive(&[(ABOUT, about.as_str()), ("db.commits", "c")]);
+        let other_first = archive(&[("db/db", "d"), (ABOUT, about.as_str())]);
+        let newer = archive(&[(ABOUT, r#"{"version":9,"taken":"2027-01-01T00:00:00Z","program":"9"}"#)]);
+        let whole = archive(&[(ABOUT, about.as_str()), ("db/db", "d"), ("db.commits", "c")]);
+        for bytes in [b"".as_slice(), b"noise", &no_database, &other_first, &newer, &whole[..1024 + 512 + 100]] {
+            let dir = tempfile::tempdir().unwrap();
+            let home = dir.path().join("home");
+            assert!(restore(bytes, &home).is_err());
+            assert!(!home.exists());
+        }
+    }
+}

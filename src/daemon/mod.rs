@@ -1,0 +1,168 @@
+//! The daemon: from opening a home to its orderly end. systemd is told how it is, if it asks.
+
+mod listen;
+mod log;
+mod supervisor;
+
+pub use log::{LogHandle, log_to_stderr};
+
+use crate::config::{App, AppOptions, Wall, socket_path};
+use crate::error::{Error, Result};
+use crate::http::{Api, serve_tcp, serve_unix};
+use crate::observe::{Observers, TraceOptions, Traces};
+use crate::scheduler::Phase;
+use crate::settings::{Settings, Sources};
+use listen::Listeners;
+use std::sync::Arc;
+use std::time::Duration;
+use supervisor::Supervisor;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long answers may go on after the last run has ended: streams would go on for ever.
+const ANSWERS_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Serves until a signal, or a caller, asks for the end.
+pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let wall = if settings.in_process { Wall::None } else { Wall::Process { strict: settings.strict } };
+    let home = sources.home.clone();
+    let slots = usize::from(settings.slots);
+    let app = App::open(AppOptions { home: home.clone(), slots, wall }).await?;
+    let daemon = Daemon::open(app, settings, sources, log).await?;
+    let served = daemon.run(&mut signals).await;
+    let closed = daemon.close().await;
+    let _ = std::fs::remove_file(socket_path(&home));
+    served.and(closed)
+}
+
+struct Daemon {
+    app: App,
+    api: Api,
+    settings: Settings,
+    sources: Sources,
+    log: LogHandle,
+    supervisor: Supervisor,
+    observers: Arc<Observers>,
+    /// The tasks that serve, and what ends them.
+    serving: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Daemon {
+    async fn open(app: App, settings: Settings, sources: Sources, log: LogHandle) -> Result<Self> {
+        let api = Api::open(app.clone())?;
+        api.ensure_operator_token()?;
+        api.set_hosts(settings.host.clone());
+        let options = settings.otlp_endpoint.clone();
+        let options = options.map(|endpoint| TraceOptions { endpoint, node: app.node.clone() });
+        let traces = options.as_ref().map(Traces::new).transpose()?;
+        let observers = Arc::new(Observers { metrics: app.metrics.clone(), traces });
+        app.scheduler.observe(observers.clone());
+        let (mut serving, stop) = (JoinSet::new(), CancellationToken::new());
+        let Listeners { unix, tcp } = Listeners::open(&socket_path(&app.home), &settings.listen).await?;
+        let addresses: Vec<_> = tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        for address in &addresses {
+            tracing::info!(%address, "listening; `sandclock open` signs a browser in");
+        }
+        api.set_addresses(addresses);
+        for listener in unix {
+            serving.spawn(serve_unix(listener, api.router(), stop.clone()));
+        }
+        for listener in tcp {
+            serving.spawn(serve_tcp(listener, api.router(), stop.clone()));
+        }
+        let supervisor = Supervisor::from_environment();
+        Ok(Daemon { app, api, settings, sources, log, supervisor, observers, serving, stop })
+    }
+
+    async fn run(&self, signals: &mut Signals) -> Result<()> {
+        if self.settings.paused {
+            self.app.scheduler.start_paused().await?;
+        } else {
+            self.app.scheduler.start().await?;
+        }
+        self.app.listeners.start().await?;
+        let (home, slots) = (self.app.home.display(), self.settings.slots);
+        tracing::info!(%home, slots, version = env!("CARGO_PKG_VERSION"), "serving");
+        self.supervisor.ready();
+        let stopped = self.api.stopped();
+        loop {
+            tokio::select! {
+                _ = signals.interrupt.recv() => return Ok(()),
+                _ = signals.terminate.recv() => return Ok(()),
+                () = stopped.cancelled() => return Ok(()),
+                _ = signals.hangup.recv() => self.reload(),
+                () = self.supervisor.next_sign() => self.sign().await,
+            }
+        }
+    }
+
+    /// Tells the supervisor that the daemon lives, if it does.
+    async fn sign(&self) {
+        let answers = self.app.scheduler.counts(&crate::job::Alias::default()).await;
+        match (answers, self.app.scheduler.phase()) {
+            (Ok(counts), Phase::Running | Phase::Paused) => self.supervisor.alive(&counts),
+            (answers, phase) => tracing::warn!(?answers, ?phase, "no sign of life for the supervisor"),
+        }
+    }
+
+    /// Reads the settings again. What is wrong in them changes nothing.
+    fn reload(&self) {
+        self.supervisor.reloading();
+        let read = self.sources.read().and_then(|settings| self.apply(&settings).map(|()| settings));
+        match read {
+            Ok(settings) => {
+                let later = settings.need_restart(&self.settings);
+                if later.is_empty() {
+                    tracing::info!("settings were read again");
+                } else {
+                    tracing::warn!(keys = later.join(", "), "settings were read again; these need a restart");
+                }
+            }
+            Err(error) => tracing::error!(error = error.chain(), "settings stay as they were"),
+        }
+        self.supervisor.ready();
+    }
+
+    fn apply(&self, settings: &Settings) -> Result<()> {
+        self.log.set(&settings.log)?;
+        self.api.set_hosts(settings.host.clone());
+        self.api.reopen_audit()
+    }
+
+    async fn close(mut self) -> Result<()> {
+        self.supervisor.stopping();
+        let grace = self.settings.grace;
+        tracing::info!(?grace, "stopping; runs that go on have so long to end");
+        // From now on nobody is told that it is ready.
+        self.api.stopped().cancel();
+        // The API answers until then, so that an operator can see and cancel what is waited for.
+        let closed = self.app.close(grace).await;
+        self.stop.cancel();
+        let ended = async { while self.serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(ANSWERS_TIME_MAX, ended).await;
+        let observers = self.observers.clone();
+        let sent = tokio::task::spawn_blocking(move || observers.traces.iter().for_each(Traces::shutdown));
+        let _ = sent.await;
+        closed
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|e| Error::host("cannot listen for signals", e));
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+}

@@ -1,0 +1,235 @@
+//! Who did what: a line for each request that changes something or was refused at the gate, appended to
+//! `audit.jsonl` before it is answered. Nothing in it is a secret: bodies and queries are left out.
+
+use super::access::{Caller, Peer};
+use super::problem::Problem;
+use crate::error::{Error, Result};
+use crate::invalid::printable;
+use axum::extract::Request;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// A file of this size makes room for a new one; so many old ones are kept.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+const FILES_MAX: u32 = 8;
+/// Refusals at the gate that are written in one minute; a flood would fill the disk.
+const REFUSALS_MAX: u32 = 60;
+
+/// A line of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Entry {
+    /// Counts from 1, over restarts too.
+    pub seq: u64,
+    pub time: DateTime<Utc>,
+    /// `uid 1000`, `token ci`, `nobody`.
+    pub caller: String,
+    /// `socket`, `process`, or the address of a TCP connection.
+    pub peer: String,
+    /// `add_job`; absent if it did not come so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    pub status: u16,
+    /// Of the refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+impl Entry {
+    pub fn new(time: DateTime<Utc>, caller: Option<&Caller>, operation: &str, request: &Request) -> Self {
+        Entry { operation: Some(operation.to_owned()), ..Entry::of(time, caller, request) }
+    }
+
+    fn of(time: DateTime<Utc>, caller: Option<&Caller>, request: &Request) -> Self {
+        let peer = match caller.map(|caller| caller.peer) {
+            Some(Peer::Process { .. }) => "process".to_owned(),
+            Some(Peer::Unix { .. }) => "socket".to_owned(),
+            Some(Peer::Tcp { address, .. }) => address.to_string(),
+            None => "unknown".to_owned(),
+        };
+        Entry {
+            seq: 0,
+            time,
+            caller: caller.map_or("nobody".into(), |caller| caller.name.to_string()),
+            peer,
+            operation: None,
+            method: printable(request.method().as_str(), 16),
+            path: printable(request.uri().path(), 300),
+            status: 0,
+            code: None,
+        }
+    }
+
+    pub fn ended(self, response: &Response) -> Self {
+        let code = response.extensions().get::<Problem>().map(|problem| problem.code.clone());
+        Entry { status: response.status().as_u16(), code, ..self }
+    }
+}
+
+/// The log of one home.
+pub struct Audit {
+    path: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    file: File,
+    bytes: u64,
+    seq: u64,
+    /// The minute of the refusals that are counted.
+    minute: i64,
+    refusals: u32,
+}
+
+fn append_to(path: &Path) -> std::io::Result<File> {
+    File::options().append(true).create(true).mode(0o600).open(path)
+}
+
+fn older(path: &Path, at: u32) -> PathBuf {
+    path.with_extension(format!("{at}.jsonl"))
+}
+
+impl Audit {
+    pub fn open(home: &Path) -> Result<Self> {
+        let path = home.join("audit.jsonl");
+        let failed = |e| Error::host(format!("cannot write `{}`", path.display()), e);
+        let seq = last_seq(&path).or_else(|| last_seq(&older(&path, 1))).unwrap_or(0);
+        let file = append_to(&path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        Ok(Audit { path, inner: Mutex::new(Inner { file, bytes, seq, minute: 0, refusals: 0 }) })
+    }
+
+    /// Writes one line. A log that cannot be written is an operator's matter, not the caller's.
+    pub fn write(&self, entry: Entry) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = inner.write(&self.path, entry) {
+            tracing::error!(%error, path = %self.path.display(), "the audit log cannot be written");
+        }
+    }
+
+    /// A request that was refused before it came to an operation.
+    pub fn refused(&self, now: DateTime<Utc>, caller: Option<&Caller>, request: &Request, problem: &Problem) {
+        let minute = now.timestamp() / 60;
+        {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.minute != minute {
+                (inner.minute, inner.refusals) = (minute, 0);
+            }
+            inner.refusals += 1;
+            if inner.refusals > REFUSALS_MAX {
+                return;
+            }
+        }
+        let (status, code) = (problem.status, Some(problem.code.clone()));
+        self.write(Entry { status, code, ..Entry::of(now, caller, request) });
+    }
+
+    /// Writes on in a new file of the name: what rotates logs has moved the old one away.
+    pub fn reopen(&self) -> std::io::Result<()> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.file = append_to(&self.path)?;
+        inner.bytes = inner.file.metadata()?.len();
+        Ok(())
+    }
+
+    /// The newest entries before a number, newest first. Blocks.
+    pub fn list(&self, before: Option<u64>, limit: usize) -> std::io::Result<Vec<Entry>> {
+        let mut found = Vec::new();
+        let files = std::iter::once(self.path.clone()).chain((1..=FILES_MAX).map(|at| older(&self.path, at)));
+        for path in files {
+            let Ok(file) = File::open(path) else { continue };
+            let lines = BufReader::new(file).lines().map_while(std::result::Result::ok);
+            let entries = lines.filter_map(|line| serde_json::from_str::<Entry>(&line).ok());
+            let mut of_file: Vec<Entry> = entries.filter(|e| before.is_none_or(|before| e.seq < before)).collect();
+            of_file.reverse();
+            found.extend(of_file);
+            if found.len() >= limit {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+}
+
+impl Inner {
+    fn write(&mut self, path: &Path, entry: Entry) -> std::io::Result<()> {
+        if self.bytes >= FILE_BYTES_MAX {
+            for at in (1..FILES_MAX).rev() {
+                let _ = std::fs::rename(older(path, at), older(path, at + 1));
+            }
+            std::fs::rename(path, older(path, 1))?;
+            self.file = append_to(path)?;
+            self.bytes = 0;
+        }
+        self.seq += 1;
+        let mut line = serde_json::to_vec(&Entry { seq: self.seq, ..entry })?;
+        line.push(b'\n');
+        self.file.write_all(&line)?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+}
+
+/// The number of the last whole line.
+fn last_seq(path: &Path) -> Option<u64> {
+    let lines = BufReader::new(File::open(path).ok()?).lines().map_while(std::result::Result::ok);
+    lines.filter_map(|line| serde_json::from_str::<Entry>(&line).ok()).last().map(|entry| entry.seq)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str) -> Entry {
+        let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+        Entry::new(DateTime::UNIX_EPOCH, Some(&Caller::of(Peer::Unix { uid: 7 })), "add_job", &request)
+    }
+
+    #[test]
+    fn entries_are_numbered_over_restarts_and_hold_no_query() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = Audit::open(home.path()).unwrap();
+        audit.write(entry("/v1/jobs?secret=1"));
+        drop(audit);
+        let audit = Audit::open(home.path()).unwrap();
+        audit.write(entry("/v1/%0a%1b[31m"));
+        let list = audit.list(None, 10).unwrap();
+        assert_eq!(list.iter().map(|e| (e.seq, e.path.as_str())).collect::<Vec<_>>()[1], (1, "/v1/jobs"));
+        assert_eq!((list[0].seq, list[0].caller.as_str(), list[0].peer.as_str()), (2, "uid 7", "socket"));
+        assert_eq!(audit.list(Some(2), 10).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_full_file_makes_room_and_the_oldest_goes() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = Audit::open(home.path()).unwrap();
+        for at in 0..=FILES_MAX + 1 {
+            audit.inner.lock().unwrap().bytes = FILE_BYTES_MAX;
+            audit.write(entry(&format!("/v1/{at}")));
+        }
+        assert_eq!(audit.list(None, 100).unwrap().len(), FILES_MAX as usize + 1);
+        let files = std::fs::read_dir(home.path()).unwrap().count();
+        assert_eq!(files, FILES_MAX as usize + 1);
+    }
+
+    #[test]
+    fn a_flood_of_refusals_is_cut() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = Audit::open(home.path()).unwrap();
+        let request = Request::get("/x").body(axum::body::Body::empty()).unwrap();
+        let problem = Problem::busy("x");
+        for _ in 0..1000 {
+            audit.refused(DateTime::UNIX_EPOCH, None, &request, &problem);
+        }
+        assert_eq!(audit.list(None, 5000).unwrap().len(), REFUSALS_MAX as usize);
+    }
+}

@@ -1,0 +1,111 @@
+//! Sessions of browsers: signed in with a token, or with a code that is good once.
+
+use super::token::{hash, random};
+use crate::error::Result;
+use crate::job::Alias;
+use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Sessions, and codes that wait to be used, at one time; the oldest goes.
+const SESSIONS_MAX: usize = 64;
+const CODES_MAX: usize = 16;
+/// How long a session lives, and a code.
+const SESSION_AGE: TimeDelta = TimeDelta::hours(12);
+const CODE_AGE: TimeDelta = TimeDelta::seconds(120);
+
+/// In memory only: a restart signs everybody out.
+#[derive(Default)]
+pub struct Sessions(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    sessions: HashMap<[u8; 32], (Alias, DateTime<Utc>)>,
+    codes: HashMap<[u8; 32], (Alias, DateTime<Utc>)>,
+}
+
+/// Keeps one more, and at most so many.
+fn keep(
+    kept: &mut HashMap<[u8; 32], (Alias, DateTime<Utc>)>,
+    most: usize,
+    token: Alias,
+    until: DateTime<Utc>,
+) -> Result<String> {
+    let text = random()?;
+    if kept.len() >= most
+        && let Some(oldest) = kept.iter().min_by_key(|(_, (_, until))| *until).map(|(hash, _)| *hash)
+    {
+        kept.remove(&oldest);
+    }
+    kept.insert(hash(&text), (token, until));
+    Ok(text)
+}
+
+impl Sessions {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new session of a token: the text of its cookie.
+    pub fn begin(&self, token: Alias, now: DateTime<Utc>) -> Result<String> {
+        keep(&mut self.inner().sessions, SESSIONS_MAX, token, now + SESSION_AGE)
+    }
+
+    /// The token whose session this is. Looked up by hash, so that time tells nothing of the text.
+    pub fn find(&self, text: &str, now: DateTime<Utc>) -> Option<Alias> {
+        self.inner().sessions.get(&hash(text)).filter(|(_, until)| *until > now).map(|(token, _)| token.clone())
+    }
+
+    pub fn end(&self, text: &str) {
+        self.inner().sessions.remove(&hash(text));
+    }
+
+    /// Signs everybody out who came with this token.
+    pub fn end_all_of(&self, token: &Alias) {
+        let mut inner = self.inner();
+        inner.sessions.retain(|_, (of, _)| of != token);
+        inner.codes.retain(|_, (of, _)| of != token);
+    }
+
+    /// A code that begins one session, soon.
+    pub fn code(&self, token: Alias, now: DateTime<Utc>) -> Result<String> {
+        keep(&mut self.inner().codes, CODES_MAX, token, now + CODE_AGE)
+    }
+
+    /// The token of a code, which is used up.
+    pub fn redeem(&self, code: &str, now: DateTime<Utc>) -> Option<Alias> {
+        self.inner().codes.remove(&hash(code)).filter(|(_, until)| *until > now).map(|(token, _)| token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_good_once_and_soon() {
+        let (sessions, now, token): (_, _, Alias) = (Sessions::default(), DateTime::UNIX_EPOCH, "t".parse().unwrap());
+        let code = sessions.code(token.clone(), now).unwrap();
+        assert_eq!(sessions.redeem(&code, now), Some(token.clone()));
+        assert_eq!(sessions.redeem(&code, now), None);
+        let late = sessions.code(token, now).unwrap();
+        assert_eq!(sessions.redeem(&late, now + CODE_AGE), None);
+    }
+
+    #[test]
+    fn a_session_ends_by_age_by_hand_and_with_its_token() {
+        let (sessions, now, token): (_, _, Alias) = (Sessions::default(), DateTime::UNIX_EPOCH, "t".parse().unwrap());
+        let begin = || sessions.begin(token.clone(), now).unwrap();
+        let (one, two) = (begin(), begin());
+        assert_eq!(sessions.find(&one, now), Some(token.clone()));
+        assert_eq!(sessions.find(&one, now + SESSION_AGE), None);
+        sessions.end(&one);
+        assert_eq!(sessions.find(&one, now), None);
+        sessions.end_all_of(&token);
+        assert_eq!(sessions.find(&two, now), None);
+        let all: Vec<String> = (0..SESSIONS_MAX as i64 + 1)
+            .map(|at| sessions.begin(token.clone(), now + TimeDelta::seconds(at)).unwrap())
+            .collect();
+        assert!(sessions.find(&all[0], now).is_none() && sessions.find(&all[1], now).is_some());
+    }
+}

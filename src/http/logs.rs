@@ -1,0 +1,116 @@
+//! What a run wrote: as a document, or as an event stream that goes on while the run does.
+
+use super::Api;
+use super::events::{EventStream, wants_stream};
+use super::operation::{Draft, Gives};
+use super::problem::Problem;
+use crate::config::App;
+use crate::run::{RunId, RunLogs, RunState};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::sse::Event;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// How often a run that is followed is asked what it has written.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// One of the two.
+pub enum LogsAnswer {
+    Logs(Json<RunLogs>),
+    Stream(EventStream),
+}
+
+impl IntoResponse for LogsAnswer {
+    fn into_response(self) -> Response {
+        match self {
+            LogsAnswer::Logs(logs) => logs.into_response(),
+            LogsAnswer::Stream(stream) => stream.into_response(),
+        }
+    }
+}
+
+impl Gives for LogsAnswer {
+    fn describe(draft: &mut Draft<'_>) {
+        draft.json::<RunLogs>(200, "what it wrote");
+        let about = "`stdout` and `stderr` with `{\"text\"}`, `log` with a line, then `end`";
+        draft.answer(200, "", "text/event-stream", json!({ "schema": { "type": "string", "description": about } }));
+    }
+}
+
+pub async fn logs(State(api): State<Api>, Path(id): Path<String>, headers: HeaderMap) -> Result<LogsAnswer, Problem> {
+    let id: RunId = id.parse()?;
+    if !wants_stream(&headers) {
+        return Ok(LogsAnswer::Logs(Json(api.app.scheduler.get_logs(id).await?)));
+    }
+    let place = EventStream::place(&api)?;
+    api.app.scheduler.get_run(id).await?;
+    let follower =
+        Follower { app: api.app, id, sent: Sent::default(), queue: VecDeque::new(), ended: false, _place: place };
+    let events = futures::stream::unfold(follower, |mut follower| async move {
+        let event = follower.next().await?;
+        Some((event, follower))
+    });
+    Ok(LogsAnswer::Stream(EventStream::new(events)))
+}
+
+/// Sends what is new, until the run has ended.
+struct Follower {
+    app: App,
+    id: RunId,
+    sent: Sent,
+    queue: VecDeque<Event>,
+    ended: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+/// How much has been sent: bytes of each text, and lines.
+#[derive(Default)]
+struct Sent {
+    stdout: usize,
+    stderr: usize,
+    lines: usize,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            // In this order, so that what it wrote last is read after its end.
+            let run = self.app.scheduler.get_run(self.id).await;
+            let ended = run.as_ref().map_or(true, |run| run.state == RunState::Ended);
+            let logs = self.app.scheduler.get_logs(self.id).await.unwrap_or_default();
+            self.take(logs);
+            if ended {
+                self.ended = true;
+                self.queue.push_back(Event::default().event("end").data("{}"));
+            } else if self.queue.is_empty() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    fn take(&mut self, logs: RunLogs) {
+        let texts = [("stdout", &mut self.sent.stdout, &logs.stdout), ("stderr", &mut self.sent.stderr, &logs.stderr)];
+        for (name, sent, now) in texts {
+            if let Some(text) = now.get(*sent..).filter(|text| !text.is_empty()) {
+                self.queue.push_back(Event::default().event(name).data(json!({ "text": text }).to_string()));
+                *sent = now.len();
+            }
+        }
+        for line in logs.log.iter().skip(self.sent.lines) {
+            let data = serde_json::to_string(line).unwrap_or_default();
+            self.queue.push_back(Event::default().event("log").data(data));
+        }
+        self.sent.lines = self.sent.lines.max(logs.log.len());
+    }
+}
