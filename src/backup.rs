@@ -1,8 +1,9 @@
 //! The form of backups: a tar archive that begins with `backup.json` and holds what a home needs to
-//! begin again. Reading one trusts nothing in it: only names that a backup has are taken out.
+//! begin again. Only names that a backup has are taken out of one; what is in the files is believed, its
+//! tokens and its settings too, so a backup is to be kept as the home is.
 
 use crate::error::{Error, Result};
-use crate::invalid::Invalid;
+use crate::invalid::{Invalid, printable};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -16,6 +17,18 @@ const ABOUT: &str = "backup.json";
 const FILES: &[&str] = &["tokens.json", "sandclock.toml"];
 /// What lies in an archive: directories with all they hold, and files.
 const DIRS: &[&str] = &["db", "plugins"];
+
+/// How the directories begin in a home that hold copies on their way.
+pub const COPY: &str = "backup.";
+
+/// Removes copies that a daemon left that died.
+pub fn clean(home: &Path) {
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(COPY) && entry.path().is_dir() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
 
 /// What a backup says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,32 +80,37 @@ fn is_audit(name: &str) -> bool {
     name.starts_with("audit.") && name.ends_with("jsonl")
 }
 
-/// Takes an archive out into a home that has no store yet. Nothing is left if it fails.
-pub fn restore(from: impl Read, home: &Path) -> Result<About> {
+/// Takes an archive out, has `check` look at it as a home, and makes it the home, which has no store
+/// yet. Nothing is left if it fails, and nothing is overwritten.
+pub fn restore(from: impl Read, home: &Path, check: impl FnOnce(&Path) -> Result<()>) -> Result<About> {
     let failed = |e: io::Error| Error::host(format!("cannot restore to `{}`", home.display()), e);
+    let refused = |reason: &str| Err(Invalid::new("home", home.display().to_string(), reason).into());
     if home.join("db").exists() {
-        let reason = "there is a store already (restore to an empty home, or move that one away)";
-        return Err(Invalid::new("home", home.display().to_string(), reason).into());
+        return refused("there is a store already (restore to an empty home, or move that one away)");
     }
-    let made = !home.exists();
+    let beside = home.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(beside).map_err(failed)?;
+    let made = tempfile::Builder::new().prefix(".restore.").tempdir_in(beside).map_err(failed)?;
+    let about = take_out(from, made.path())?;
+    check(made.path())?;
+    let entries: io::Result<Vec<_>> = fs::read_dir(made.path()).map_err(failed)?.collect();
+    let names: Vec<_> = entries.map_err(failed)?.into_iter().map(|entry| entry.file_name()).collect();
+    if let Some(name) = names.iter().find(|name| home.join(name).exists()) {
+        return refused(&format!("`{}` is there already (move it away)", name.to_string_lossy()));
+    }
     fs::create_dir_all(home).map_err(failed)?;
     set_private(home, 0o700).map_err(failed)?;
-    let result = take_out(from, home);
-    if result.is_err() {
-        for name in DIRS.iter().chain(FILES).chain(&["db.commits"]) {
-            let path = home.join(name);
-            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        }
-        if made {
-            let _ = fs::remove_dir_all(home);
-        }
+    // The database last: with it the home has a store.
+    let (last, first): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name == "db");
+    for name in first.into_iter().chain(last) {
+        fs::rename(made.path().join(&name), home.join(&name)).map_err(failed)?;
     }
-    result
+    Ok(about)
 }
 
 fn take_out(from: impl Read, home: &Path) -> Result<About> {
     let bad = |reason: String| Error::Invalid(Invalid::new("backup", "", reason));
-    let broken = |e: io::Error| bad(format!("it is no whole archive: {e}"));
+    let broken = |e: io::Error| bad(format!("it is no whole archive: {}", printable(&e.to_string(), 100)));
     let mut archive = tar::Archive::new(from);
     let mut entries = archive.entries().map_err(broken)?;
     let first = entries.next().ok_or_else(|| bad("it is empty".into()))?.map_err(broken)?;
@@ -111,7 +129,7 @@ fn take_out(from: impl Read, home: &Path) -> Result<About> {
         let kind = entry.header().entry_type();
         let known = belongs(&path) && (kind.is_file() || kind.is_dir());
         if !known {
-            let path = crate::invalid::printable(&path.to_string_lossy(), 100);
+            let path = printable(&path.to_string_lossy(), 100);
             return Err(bad(format!("`{path}` does not belong in one")));
         }
         let target = home.join(&path);
@@ -180,16 +198,36 @@ mod tests {
         let about = serde_json::to_string(&About::new(DateTime::UNIX_EPOCH)).unwrap();
         let whole = [(ABOUT, about.as_str()), ("db/db", "d"), ("db.commits", "c"), ("audit.1.jsonl", "")];
         let home = tempfile::tempdir().unwrap();
-        assert_eq!(restore(archive(&whole).as_slice(), home.path()).unwrap().version, VERSION);
+        assert_eq!(restore(archive(&whole).as_slice(), home.path(), |_| Ok(())).unwrap().version, VERSION);
         assert_eq!(fs::read_to_string(home.path().join("db/db")).unwrap(), "d");
-        assert!(restore(archive(&whole).as_slice(), home.path()).unwrap_err().to_string().contains("already"));
+        assert!(
+            restore(archive(&whole).as_slice(), home.path(), |_| Ok(())).unwrap_err().to_string().contains("already")
+        );
         for path in ["../x", "/x", "db/../../x", "x", "operator.token", "tokens.json/x", "cache/x", "audit.jsonl/x"] {
             let home = tempfile::tempdir().unwrap();
             let with = [whole.as_slice(), &[(path, "x")]].concat();
-            let error = restore(archive(&with).as_slice(), home.path()).unwrap_err().to_string();
+            let error = restore(archive(&with).as_slice(), home.path(), |_| Ok(())).unwrap_err().to_string();
             assert!(error.contains("does not belong"), "{path}: {error}");
             assert!(!home.path().join("db").exists() && !home.path().parent().unwrap().join("x").exists());
         }
+    }
+
+    #[test]
+    fn what_is_there_is_neither_overwritten_nor_removed() {
+        let about = serde_json::to_string(&About::new(DateTime::UNIX_EPOCH)).unwrap();
+        let whole =
+            archive(&[(ABOUT, about.as_str()), ("db/db", "d"), ("db.commits", "c"), ("sandclock.toml", "[serve]")]);
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("sandclock.toml"), "own").unwrap();
+        for bytes in [whole.as_slice(), b"noise"] {
+            assert!(restore(bytes, home.path(), |_| Ok(())).is_err());
+            assert_eq!(fs::read_to_string(home.path().join("sandclock.toml")).unwrap(), "own");
+            assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        }
+        let unsound = |_: &Path| Err(Invalid::new("home", "", "unsound").into());
+        let other = home.path().join("other");
+        assert!(restore(whole.as_slice(), &other, unsound).is_err() && !other.exists());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
     }
 
     #[test]
@@ -202,7 +240,7 @@ mod tests {
         for bytes in [b"".as_slice(), b"noise", &no_database, &other_first, &newer, &whole[..1024 + 512 + 100]] {
             let dir = tempfile::tempdir().unwrap();
             let home = dir.path().join("home");
-            assert!(restore(bytes, &home).is_err());
+            assert!(restore(bytes, &home, |_| Ok(())).is_err());
             assert!(!home.exists());
         }
     }

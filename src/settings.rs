@@ -121,7 +121,9 @@ fn settings_of(table: &Table, path: &Path) -> Result<Settings> {
         let culprit = table.iter().find(alone);
         let (key, given) = culprit.map_or(("setting", String::new()), |(key, value)| (key.as_str(), value.to_string()));
         let reason = format!("{reason} (see `{}`, the environment and flags)", path.display());
-        Invalid::new(key, given, reason).into()
+        let refused = Invalid::new(key, given, reason);
+        if key == "listen" { refused.hint("a list of addresses with ports, such as `127.0.0.1:7878`") } else { refused }
+            .into()
     })
 }
 
@@ -143,12 +145,7 @@ impl Settings {
         if self.strict && self.in_process {
             return Err(Invalid::new("strict", "true", "it says the contrary of `in_process`"));
         }
-        let reached = |address: &&SocketAddr| !address.ip().is_loopback() && !self.allow_remote;
-        if let Some(address) = self.listen.iter().find(reached) {
-            let reason = "other machines reach this address";
-            return Err(Invalid::new("listen", address.to_string(), reason)
-                .hint("`--allow-remote` listens there all the same; put TLS in front"));
-        }
+        self.listen.iter().try_for_each(|address| self.check_address(*address))?;
         for host in &self.host {
             let legal = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);
             if host.is_empty() || host.len() > 260 || !host.bytes().all(legal) {
@@ -160,6 +157,15 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Whether the daemon may listen there.
+    pub fn check_address(&self, address: SocketAddr) -> std::result::Result<(), Invalid> {
+        if address.ip().is_loopback() || self.allow_remote {
+            return Ok(());
+        }
+        Err(Invalid::new("listen", address.to_string(), "other machines reach this address")
+            .hint("`--allow-remote` listens there all the same; put TLS in front"))
     }
 
     /// Keys whose change needs a restart, of those that differ.

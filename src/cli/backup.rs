@@ -4,6 +4,8 @@ use super::client::Client;
 use super::output::{Output, bytes, time};
 use super::{Done, Failure};
 use crate::backup::{self, About};
+use crate::error::Error;
+use crate::invalid::Invalid;
 use crate::store::{SledOptions, SledStore};
 use chrono::Utc;
 use clap::Args;
@@ -34,7 +36,7 @@ pub async fn backup(args: BackupArgs, client: &Client, output: Output) -> Done {
         file.write_all(&chunk).map_err(failed)?;
     }
     file.as_file().sync_all().map_err(failed)?;
-    file.persist(&args.file).map_err(|e| failed(e.error))?;
+    file.persist_noclobber(&args.file).map_err(|e| failed(e.error))?;
     output.show(&json!({ "file": args.file, "bytes": size }), || {
         println!("backup of {} in {shown} (`sandclock restore {shown} --home DIR` begins a home from it)", bytes(size));
     });
@@ -51,15 +53,28 @@ pub struct RestoreArgs {
 pub fn restore(home: &Path, args: &RestoreArgs, output: Output) -> Done {
     let shown = args.file.display();
     let file = File::open(&args.file).map_err(|e| Failure::failed(format!("cannot read `{shown}`: {e}")))?;
-    let about: About = backup::restore(std::io::BufReader::new(file), home)
+    let check = |home: &Path| {
+        let options = SledOptions { node: "restore".into(), ..SledOptions::default() };
+        match SledStore::open(home, options, Utc::now()) {
+            Ok(store) => drop(store),
+            Err(Error::StoreDamaged { reason, .. }) => {
+                let reason = format!("it is damaged: {reason}");
+                return Err(Invalid::new("backup", "", reason).hint("take another one").into());
+            }
+            Err(error) => return Err(error),
+        }
+        let lock = home.join("lock");
+        std::fs::remove_file(lock).map_err(|e| Error::host("cannot let go of the restored home", e))
+    };
+    let about: About = backup::restore(std::io::BufReader::new(file), home, check)
         .map_err(|error| Failure::failed(format!("`{shown}`: {}", error.chain())))?;
-    drop(SledStore::open(home, SledOptions { node: "restore".into(), ..SledOptions::default() }, Utc::now())?);
     output.show(&about, || {
         let taken = time(&json!(about.taken));
         println!("restored the backup of {taken} to {}", home.display());
         println!(
-            "runs that went on then are recorded as interrupted; jobs that were due since are misfires of each job"
+            "it has the jobs, the tokens and the settings of the other home: `serve --paused` shows it before it fires,"
         );
+        println!("which it must not while the other one does; what was due since is a misfire question of each job");
     });
     Ok(ExitCode::SUCCESS)
 }

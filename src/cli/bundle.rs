@@ -118,6 +118,9 @@ struct Declared {
     plugin: Vec<DeclaredPlugin>,
     #[serde(default)]
     job: Vec<Value>,
+    /// The daemon's own, which may be in the same file.
+    #[serde(default, rename = "serve")]
+    _serve: toml::Table,
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::output::{Output, outcome};
 use super::{Done, Failure};
 use crate::event::{Event, EventMask};
-use crate::http::Follow;
+use crate::http::{Follow, Status};
 use crate::invalid::printable;
 use chrono::Local;
 use clap::Args;
@@ -18,9 +18,9 @@ pub struct EventsArgs {
     /// Go on with new events until interrupted.
     #[arg(long, short)]
     follow: bool,
-    /// Only events with a larger sequence number.
-    #[arg(long, value_name = "SEQ", default_value_t = 0)]
-    since: u64,
+    /// Only events with a larger sequence number. Default: the newest, or what happens from now on.
+    #[arg(long, value_name = "SEQ")]
+    since: Option<u64>,
     /// Only these: names such as JOB_ERROR,JOB_MISSED, or a number of APScheduler's bits.
     #[arg(long, default_value = "ALL")]
     mask: String,
@@ -37,7 +37,7 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
         ));
     }
     if args.follow {
-        let mut stream = client.stream(&format!("/v1/events?since={}&mask={mask}", args.since)).await?;
+        let mut stream = client.stream(&format!("/v1/events?mask={mask}{}", since(args.since))).await?;
         loop {
             let data = tokio::select! {
                 data = stream.next() => data,
@@ -60,7 +60,15 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
             }
         }
     }
-    let list: Value = client.get(&format!("/v1/events?since={}&mask={mask}&limit={}", args.since, args.limit)).await?;
+    let from = match args.since {
+        Some(from) => from,
+        None => {
+            let status: Status = client.get("/v1/status").await?;
+            status.counts.last_event.saturating_sub(args.limit as u64)
+        }
+    };
+    let path = format!("/v1/events?mask={mask}&limit={}{}", args.limit, since(Some(from)));
+    let list: Value = client.get(&path).await?;
     output.show(&list, || {
         for event in list["items"].as_array().into_iter().flatten() {
             if let Ok(event) = serde_json::from_value::<Event>(event.clone()) {
@@ -72,6 +80,10 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
         }
     });
     Ok(ExitCode::SUCCESS)
+}
+
+fn since(since: Option<u64>) -> String {
+    since.map_or(String::new(), |since| format!("&since={since}"))
 }
 
 /// One event in one line.

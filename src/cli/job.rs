@@ -250,7 +250,7 @@ pub async fn run(command: JobCommand, client: &Client, output: Output) -> Done {
             output.show(&Value::Null, || println!("removed job {id}"));
         }
         JobCommand::Remove(RemoveArgs { id: None, .. }) => {
-            client.delete("/v1/jobs").await?;
+            client.delete("/v1/jobs?all=true").await?;
             output.show(&Value::Null, || println!("removed all jobs"));
         }
         JobCommand::Modify(args) => {

@@ -189,7 +189,10 @@ async fn dispatch(cli: Cli) -> Done {
     };
     match command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sandclock", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sandclock", &mut script);
+            // Whoever read it may have gone.
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), &script);
             Ok(ExitCode::SUCCESS)
         }
         Command::Plugin(plugin::PluginCommand::New(args)) => project::new(&args, output),

@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, UnixListener};
 pub struct Listeners {
     pub unix: Vec<UnixListener>,
     pub tcp: Vec<TcpListener>,
+    /// The daemon's own socket was made here, and is removed at the end.
+    pub own: bool,
 }
 
 impl Listeners {
@@ -23,10 +25,13 @@ impl Listeners {
             |listener: &UnixListener| listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(socket));
         if !listeners.unix.iter().any(own) {
             listeners.unix.push(bind_unix(socket)?);
+            listeners.own = true;
         }
         for address in addresses {
             let bound = TcpListener::bind(address).await;
-            listeners.tcp.push(bound.map_err(|e| Error::host(format!("cannot listen on `{address}`"), e))?);
+            listeners.tcp.push(bound.map_err(|e| {
+                Error::host(format!("cannot listen on `{address}` (if something else does, choose another port)"), e)
+            })?);
         }
         Ok(listeners)
     }
@@ -35,7 +40,7 @@ impl Listeners {
 /// Sockets by systemd's protocol: `LISTEN_FDS` of them, for the process `LISTEN_PID`.
 fn handed_over() -> io::Result<Listeners> {
     let mut given = ListenFd::from_env();
-    let mut listeners = Listeners { unix: Vec::new(), tcp: Vec::new() };
+    let mut listeners = Listeners { unix: Vec::new(), tcp: Vec::new(), own: false };
     for at in 0..given.len() {
         if let Ok(Some(listener)) = given.take_unix_listener(at) {
             listener.set_nonblocking(true)?;

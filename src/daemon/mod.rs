@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long answers may go on after the last run has ended: streams would go on for ever.
 const ANSWERS_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long the store may take that is asked for a sign of life.
+const STORE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until a signal, or a caller, asks for the end.
 pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Result<()> {
@@ -32,8 +34,11 @@ pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Resu
     let app = App::open(AppOptions { home: home.clone(), slots, wall }).await?;
     let daemon = Daemon::open(app, settings, sources, log).await?;
     let served = daemon.run(&mut signals).await;
+    let own_socket = daemon.own_socket;
     let closed = daemon.close().await;
-    let _ = std::fs::remove_file(socket_path(&home));
+    if own_socket {
+        let _ = std::fs::remove_file(socket_path(&home));
+    }
     served.and(closed)
 }
 
@@ -45,6 +50,7 @@ struct Daemon {
     log: LogHandle,
     supervisor: Supervisor,
     observers: Arc<Observers>,
+    own_socket: bool,
     /// The tasks that serve, and what ends them.
     serving: JoinSet<()>,
     stop: CancellationToken,
@@ -52,6 +58,7 @@ struct Daemon {
 
 impl Daemon {
     async fn open(app: App, settings: Settings, sources: Sources, log: LogHandle) -> Result<Self> {
+        crate::backup::clean(&app.home);
         let api = Api::open(app.clone())?;
         api.ensure_operator_token()?;
         api.set_hosts(settings.host.clone());
@@ -61,9 +68,11 @@ impl Daemon {
         let observers = Arc::new(Observers { metrics: app.metrics.clone(), traces });
         app.scheduler.observe(observers.clone());
         let (mut serving, stop) = (JoinSet::new(), CancellationToken::new());
-        let Listeners { unix, tcp } = Listeners::open(&socket_path(&app.home), &settings.listen).await?;
+        let Listeners { unix, tcp, own } = Listeners::open(&socket_path(&app.home), &settings.listen).await?;
         let addresses: Vec<_> = tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         for address in &addresses {
+            // One that was handed over is held to the same rule.
+            settings.check_address(*address)?;
             tracing::info!(%address, "listening; `sandclock open` signs a browser in");
         }
         api.set_addresses(addresses);
@@ -74,7 +83,7 @@ impl Daemon {
             serving.spawn(serve_tcp(listener, api.router(), stop.clone()));
         }
         let supervisor = Supervisor::from_environment();
-        Ok(Daemon { app, api, settings, sources, log, supervisor, observers, serving, stop })
+        Ok(Daemon { app, api, settings, sources, log, supervisor, observers, own_socket: own, serving, stop })
     }
 
     async fn run(&self, signals: &mut Signals) -> Result<()> {
@@ -101,9 +110,10 @@ impl Daemon {
 
     /// Tells the supervisor that the daemon lives, if it does.
     async fn sign(&self) {
-        let answers = self.app.scheduler.counts(&crate::job::Alias::default()).await;
+        let alias = crate::job::Alias::default();
+        let answers = tokio::time::timeout(STORE_TIME_MAX, self.app.scheduler.counts(&alias)).await;
         match (answers, self.app.scheduler.phase()) {
-            (Ok(counts), Phase::Running | Phase::Paused) => self.supervisor.alive(&counts),
+            (Ok(Ok(counts)), Phase::Running | Phase::Paused) => self.supervisor.alive(&counts),
             (answers, phase) => tracing::warn!(?answers, ?phase, "no sign of life for the supervisor"),
         }
     }
@@ -127,9 +137,11 @@ impl Daemon {
     }
 
     fn apply(&self, settings: &Settings) -> Result<()> {
+        // What can fail comes first.
+        self.api.reopen_audit()?;
         self.log.set(&settings.log)?;
         self.api.set_hosts(settings.host.clone());
-        self.api.reopen_audit()
+        Ok(())
     }
 
     async fn close(mut self) -> Result<()> {
@@ -146,6 +158,7 @@ impl Daemon {
         let observers = self.observers.clone();
         let sent = tokio::task::spawn_blocking(move || observers.traces.iter().for_each(Traces::shutdown));
         let _ = sent.await;
+        tracing::info!("stopped");
         closed
     }
 }

@@ -173,9 +173,10 @@ impl PluginHost {
     }
 
     /// What a run that goes on in this process has written.
-    pub fn logs_so_far(&self, run: RunId) -> Option<RunLogs> {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).get(&run).cloned();
-        live.map(|live| live.so_far())
+    pub async fn logs_so_far(&self, run: RunId) -> Option<RunLogs> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).get(&run).cloned()?;
+        // A long text takes its time.
+        tokio::task::spawn_blocking(move || live.so_far()).await.ok()
     }
 
     /// Asks a function when a job fires next, within narrow limits. `executor` runs it as a run.

@@ -87,7 +87,7 @@ impl Executor for AsyncExecutor {
     }
 
     async fn logs_so_far(&self, run: RunId) -> Option<RunLogs> {
-        self.plugins.logs_so_far(run)
+        self.plugins.logs_so_far(run).await
     }
 
     async fn next_fire_time(

@@ -1,5 +1,7 @@
 //! Who calls, and what they may do.
 
+use super::gate::token::Credential;
+use crate::plugin::Plugin;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +39,10 @@ pub struct Caller {
     pub name: Arc<str>,
     pub access: Access,
     pub peer: Peer,
+    /// What they came with, to be looked at again by what goes on for long.
+    pub credential: Option<Credential>,
+    /// The text of their session, if they came with one.
+    pub session: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -47,16 +53,29 @@ impl Caller {
             Peer::Unix { uid } => (format!("uid {uid}"), Access::Operate),
             Peer::Tcp { .. } => ("nobody".to_owned(), Access::None),
         };
-        Caller { name: name.into(), access, peer }
+        Caller { name: name.into(), access, peer, credential: None, session: None }
+    }
+
+    /// A plugin as this caller may see it: what its environment variables are is not for those who only
+    /// look.
+    pub fn shown(&self, mut plugin: Plugin) -> Plugin {
+        if self.access < Access::Operate {
+            for version in &mut plugin.versions {
+                let grants = Arc::make_mut(&mut version.grants);
+                grants.env.values_mut().for_each(|value| "(hidden)".clone_into(value));
+            }
+        }
+        plugin
     }
 
     /// The same with what a token gives.
     #[must_use]
-    pub fn with_token(self, token: &str, access: Access) -> Self {
+    pub fn with(self, credential: Credential) -> Self {
+        let (token, access) = (&credential.token.name, credential.token.kind.access());
         let name = match self.peer {
             Peer::Process { uid } | Peer::Unix { uid } => format!("token {token}, uid {uid}"),
             Peer::Tcp { .. } => format!("token {token}"),
         };
-        Caller { name: name.into(), access, ..self }
+        Caller { name: name.into(), access, credential: Some(credential), ..self }
     }
 }

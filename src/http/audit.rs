@@ -2,6 +2,7 @@
 //! `audit.jsonl` before it is answered. Nothing in it is a secret: bodies and queries are left out.
 
 use super::access::{Caller, Peer};
+use super::files::append_to;
 use super::problem::Problem;
 use crate::error::{Error, Result};
 use crate::invalid::printable;
@@ -11,9 +12,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
 
 /// A file of this size makes room for a new one; so many old ones are kept.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -44,11 +45,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn new(time: DateTime<Utc>, caller: Option<&Caller>, operation: &str, request: &Request) -> Self {
-        Entry { operation: Some(operation.to_owned()), ..Entry::of(time, caller, request) }
-    }
-
-    fn of(time: DateTime<Utc>, caller: Option<&Caller>, request: &Request) -> Self {
+    pub fn new(time: DateTime<Utc>, caller: Option<&Caller>, operation: Option<&str>, request: &Request) -> Self {
         let peer = match caller.map(|caller| caller.peer) {
             Some(Peer::Process { .. }) => "process".to_owned(),
             Some(Peer::Unix { .. }) => "socket".to_owned(),
@@ -60,7 +57,7 @@ impl Entry {
             time,
             caller: caller.map_or("nobody".into(), |caller| caller.name.to_string()),
             peer,
-            operation: None,
+            operation: operation.map(str::to_owned),
             method: printable(request.method().as_str(), 16),
             path: printable(request.uri().path(), 300),
             status: 0,
@@ -70,7 +67,29 @@ impl Entry {
 
     pub fn ended(self, response: &Response) -> Self {
         let code = response.extensions().get::<Problem>().map(|problem| problem.code.clone());
-        Entry { status: response.status().as_u16(), code, ..self }
+        let caller = response.extensions().get::<AuditName>().map_or(self.caller, |name| name.0.clone());
+        Entry { status: response.status().as_u16(), code, caller, ..self }
+    }
+}
+
+/// Who a caller turned out to be.
+#[derive(Clone)]
+pub struct AuditName(pub String);
+
+/// Takes the entry of a request whose end its first answer does not tell, to be written then.
+#[derive(Clone)]
+pub struct Later(Arc<Mutex<Option<oneshot::Sender<Entry>>>>);
+
+impl Later {
+    pub fn new() -> (Self, oneshot::Receiver<Entry>) {
+        let (hand, entry) = oneshot::channel();
+        (Later(Arc::new(Mutex::new(Some(hand)))), entry)
+    }
+
+    pub fn hand(self, entry: Entry) {
+        if let Some(hand) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = hand.send(entry);
+        }
     }
 }
 
@@ -87,10 +106,6 @@ struct Inner {
     /// The minute of the refusals that are counted.
     minute: i64,
     refusals: u32,
-}
-
-fn append_to(path: &Path) -> std::io::Result<File> {
-    File::options().append(true).create(true).mode(0o600).open(path)
 }
 
 fn older(path: &Path, at: u32) -> PathBuf {
@@ -115,21 +130,28 @@ impl Audit {
         }
     }
 
-    /// A request that was refused before it came to an operation.
-    pub fn refused(&self, now: DateTime<Utc>, caller: Option<&Caller>, request: &Request, problem: &Problem) {
-        let minute = now.timestamp() / 60;
-        {
+    /// Writes of refusals as many as a minute may have, and then how many more there were.
+    pub fn refused(&self, entry: Entry) {
+        let minute = entry.time.timestamp() / 60;
+        let more = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.minute != minute {
-                (inner.minute, inner.refusals) = (minute, 0);
+            let more = inner.refusals.saturating_sub(REFUSALS_MAX);
+            if inner.minute == minute {
+                inner.refusals += 1;
+                if inner.refusals > REFUSALS_MAX {
+                    return;
+                }
+                0
+            } else {
+                (inner.minute, inner.refusals) = (minute, 1);
+                more
             }
-            inner.refusals += 1;
-            if inner.refusals > REFUSALS_MAX {
-                return;
-            }
+        };
+        if more > 0 {
+            let code = Some(format!("{more}_more_refusals"));
+            self.write(Entry { code, operation: None, caller: "nobody".into(), path: String::new(), ..entry.clone() });
         }
-        let (status, code) = (problem.status, Some(problem.code.clone()));
-        self.write(Entry { status, code, ..Entry::of(now, caller, request) });
+        self.write(entry);
     }
 
     /// Writes on in a new file of the name: what rotates logs has moved the old one away.
@@ -191,7 +213,7 @@ mod tests {
 
     fn entry(path: &str) -> Entry {
         let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
-        Entry::new(DateTime::UNIX_EPOCH, Some(&Caller::of(Peer::Unix { uid: 7 })), "add_job", &request)
+        Entry::new(DateTime::UNIX_EPOCH, Some(&Caller::of(Peer::Unix { uid: 7 })), Some("add_job"), &request)
     }
 
     #[test]
@@ -225,11 +247,13 @@ mod tests {
     fn a_flood_of_refusals_is_cut() {
         let home = tempfile::tempdir().unwrap();
         let audit = Audit::open(home.path()).unwrap();
-        let request = Request::get("/x").body(axum::body::Body::empty()).unwrap();
-        let problem = Problem::busy("x");
         for _ in 0..1000 {
-            audit.refused(DateTime::UNIX_EPOCH, None, &request, &problem);
+            audit.refused(entry("/x"));
         }
         assert_eq!(audit.list(None, 5000).unwrap().len(), REFUSALS_MAX as usize);
+        let later = DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(1);
+        audit.refused(Entry { time: later, ..entry("/x") });
+        let list = audit.list(None, 5000).unwrap();
+        assert_eq!((list.len(), list[1].code.as_deref()), (REFUSALS_MAX as usize + 2, Some("940_more_refusals")));
     }
 }

@@ -20,7 +20,7 @@ pub struct AuditQuery {
 
 pub async fn list(State(api): State<Api>, Query(query): Query<AuditQuery>) -> Result<Json<List<Entry>>, Problem> {
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
-    let audit = api.audit.clone();
+    let (audit, _place) = (api.audit.clone(), api.heavy().await);
     let read = tokio::task::spawn_blocking(move || audit.list(query.after, limit)).await;
     let read = read.map_err(std::io::Error::other).and_then(|read| read);
     let items = read.map_err(|e| Error::host("cannot read the audit log", e))?;

@@ -45,14 +45,17 @@ impl Gives for Archive {
 }
 
 pub async fn backup(State(api): State<Api>) -> Result<Archive, Problem> {
+    let place = api.backups.clone().try_acquire_owned();
+    let place = place.map_err(|_| Problem::busy("another backup is being made (try again)"))?;
     let (home, now) = (api.app.home.clone(), api.app.scheduler.clock().now());
     let failed = |e: io::Error| Error::host("cannot make a backup", e);
     // In the home, whose file system has room for the store and is private.
-    let copy = tempfile::Builder::new().prefix("backup.").tempdir_in(&home).map_err(failed)?;
+    let copy = tempfile::Builder::new().prefix(crate::backup::COPY).tempdir_in(&home).map_err(failed)?;
     api.app.backup.copy_to(copy.path()).await?;
     let about = crate::backup::About::new(now);
     let (tell, pieces) = mpsc::channel::<io::Result<Bytes>>(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
+        let _place = place;
         if let Err(error) = archive(&copy, &home, &about, Pieces { tell: tell.clone(), piece: Vec::new() }) {
             // The reader sees a stream that breaks off, not a short archive.
             let _ = tell.blocking_send(Err(error));

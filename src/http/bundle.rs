@@ -1,5 +1,7 @@
 //! Plugins and jobs as one document, out and in.
 
+use super::Api;
+use super::access::Caller;
 use super::extract::{JsonBody, Query};
 use super::jobs::JobSpec;
 use super::problem::Problem;
@@ -12,8 +14,8 @@ use crate::plugin::{Plugin, digest};
 use crate::sandbox::AddPlugin;
 use crate::scheduler::{AddOptions, ImportOptions, ImportResult, ImportedJob};
 use crate::store::Conflict;
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -32,8 +34,13 @@ pub struct ExportQuery {
     jobstore: Option<Alias>,
 }
 
-pub async fn export(State(app): State<App>, Query(query): Query<ExportQuery>) -> Result<Json<Bundle>, Problem> {
-    let plugins = app.registry.list().await?;
+pub async fn export(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<ExportQuery>,
+) -> Result<Json<Bundle>, Problem> {
+    let (_place, app) = (api.heavy().await, api.app);
+    let plugins: Vec<Plugin> = app.registry.list().await?.into_iter().map(|plugin| caller.shown(plugin)).collect();
     let mut components = BTreeMap::new();
     for version in plugins.iter().flat_map(|plugin| &plugin.versions).filter(|_| query.components) {
         if let Some(bytes) = app.registry.component(&version.digest).await? {

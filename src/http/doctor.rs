@@ -3,6 +3,7 @@
 
 use super::Api;
 use super::problem::Problem;
+use super::system::STORE_TIME_MAX;
 use crate::child::{jail_layers, try_jail};
 use crate::config::{App, Wall};
 use crate::error::Error;
@@ -15,15 +16,12 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 /// Free bytes of the home's file system below which runs are about to fail, and to be thought of.
 const DISK_FAILED: u64 = 100 << 20;
 const DISK_WARNING: u64 = 1 << 30;
 /// Descriptors that a daemon with workers, streams and connections may need.
 const FILES_MIN: u64 = 4096;
-/// How long the store may take.
-const STORE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How an installation is, and how guests are kept in here.
 #[derive(Serialize, schemars::JsonSchema)]
@@ -74,6 +72,7 @@ fn failed(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> C
 }
 
 pub async fn doctor(State(api): State<Api>) -> Result<Json<Doctor>, Problem> {
+    let _place = api.heavy().await;
     let broken = |error: std::io::Error| Error::host("the jail cannot be tried", error);
     let tried = tokio::task::spawn_blocking(|| Ok((jail_layers()?, try_jail()))).await;
     let (layers, jail) = tried.map_err(std::io::Error::other).and_then(|tried| tried).map_err(broken)?;
@@ -172,11 +171,23 @@ async fn plugins(app: &App) -> Vec<Check> {
     };
     let waits = |plugin: &&crate::plugin::Plugin| plugin.versions.last().is_some_and(|last| !last.missing().is_empty());
     let waiting: Vec<String> = plugins.iter().filter(waits).map(|plugin| plugin.name.to_string()).collect();
+    let stored = app.secrets.list_secrets().await.unwrap_or_default();
+    let granted = plugins.iter().filter_map(|plugin| plugin.current()).flat_map(|version| &version.grants.secrets);
+    let mut missing: Vec<String> =
+        granted.filter(|secret| !stored.contains(&secret.name)).map(|secret| secret.name.to_string()).collect();
+    missing.sort();
+    missing.dedup();
+    let secrets = if missing.is_empty() {
+        ok("secrets", format!("{} stored, none that is granted is missing", stored.len()))
+    } else {
+        let detail = format!("granted and not stored: {}", missing.join(", "));
+        warning("secrets", detail, "`sandclock secret set NAME` stores one")
+    };
     if waiting.is_empty() {
-        return vec![ok("plugins", format!("{} registered, none waits for a grant", plugins.len()))];
+        return vec![ok("plugins", format!("{} registered, none waits for a grant", plugins.len())), secrets];
     }
     let detail = format!("the newest version of {} waits for a grant", waiting.join(", "));
-    vec![warning("plugins", detail, "`sandclock plugin grants NAME` says which; `plugin grant` gives it")]
+    vec![warning("plugins", detail, "`sandclock plugin grants NAME` says which; `plugin grant` gives it"), secrets]
 }
 
 async fn listeners(app: &App) -> Vec<Check> {

@@ -1,5 +1,6 @@
 //! Events over HTTP: stored ones as a list, live ones as server-sent events.
 
+use super::access::Caller;
 use super::extract::Query;
 use super::operation::{Draft, Gives};
 use super::problem::Problem;
@@ -9,21 +10,24 @@ use crate::event::{Event, EventMask};
 use crate::invalid::Invalid;
 use crate::scheduler::Heard;
 use crate::store::List;
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Stored events that one answer or one step of a stream reads.
 const EVENTS_PAGE: usize = 500;
+/// How often a stream looks whether its caller still may.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -66,11 +70,12 @@ impl Gives for EventsAnswer {
 
 pub async fn events(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Query(query): Query<ListQuery>,
     headers: HeaderMap,
 ) -> Result<EventsAnswer, Problem> {
     if wants_stream(&headers) {
-        return Ok(EventsAnswer::Stream(stream(&api, &query, &headers).await?));
+        return Ok(EventsAnswer::Stream(stream(&api, caller, &query, &headers).await?));
     }
     Ok(EventsAnswer::Page(Json(list(&api.app, &query).await?)))
 }
@@ -115,8 +120,17 @@ pub fn wants_stream(headers: &HeaderMap) -> bool {
 pub struct EventStream(BoxStream<'static, Result<sse::Event, Infallible>>);
 
 impl EventStream {
-    pub fn new(events: impl Stream<Item = sse::Event> + Send + 'static) -> Self {
-        EventStream(events.map(Ok).boxed())
+    /// It ends when the caller has lost what they came with.
+    pub fn new(api: &Api, caller: Caller, events: impl Stream<Item = sse::Event> + Send + 'static) -> Self {
+        let api = api.clone();
+        let lost = async move {
+            let mut changes = api.gate.changes.subscribe();
+            while api.gate.holds(&caller, api.app.scheduler.clock().now()) {
+                // Sessions end by age, too.
+                let _ = tokio::time::timeout(LOOK_EVERY, changes.changed()).await;
+            }
+        };
+        EventStream(events.take_until(Box::pin(lost)).map(Ok).boxed())
     }
 
     /// A place among the streams, held as long as one goes on.
@@ -134,7 +148,7 @@ impl IntoResponse for EventStream {
 
 /// Stored events after the one that the caller knows, then live ones; without one, what happens from
 /// now on. The stream's ids are sequence numbers.
-async fn stream(api: &Api, query: &ListQuery, headers: &HeaderMap) -> Result<EventStream, Problem> {
+async fn stream(api: &Api, caller: Caller, query: &ListQuery, headers: &HeaderMap) -> Result<EventStream, Problem> {
     let mask = query.mask()?;
     let place = EventStream::place(api)?;
     let app = api.app.clone();
@@ -147,24 +161,27 @@ async fn stream(api: &Api, query: &ListQuery, headers: &HeaderMap) -> Result<Eve
             Some(id.parse().map_err(|_| Invalid::new("Last-Event-ID", id, "it is no number of an event"))?)
         }
     };
-    let last = match known {
-        Some(known) => known,
-        None => app.scheduler.counts(&super::default_store()).await?.last_event,
-    };
+    // A number that is not given yet is of another store, before a restore perhaps.
+    let newest = app.scheduler.counts(&super::default_store()).await?.last_event;
+    let last = known.unwrap_or(newest).min(newest);
     let follower = Follower { app, mask, last, stored: VecDeque::new(), reading: known.is_some(), live, _place: place };
-    Ok(EventStream::new(futures::stream::unfold(follower, |mut follower| async move {
-        let follow = follower.next().await?;
-        let data = serde_json::to_string(&follow).unwrap_or_default();
-        let event = sse::Event::default().data(data);
-        let event = match &follow {
-            Follow::Lagged { .. } => event.event("lagged"),
-            Follow::Event(told) if told.seq > 0 && told.jobstore == super::default_store() => {
-                event.id(told.seq.to_string())
-            }
-            Follow::Event(_) => event,
-        };
-        Some((event, follower))
-    })))
+    Ok(EventStream::new(
+        api,
+        caller,
+        futures::stream::unfold(follower, |mut follower| async move {
+            let follow = follower.next().await?;
+            let data = serde_json::to_string(&follow).unwrap_or_default();
+            let event = sse::Event::default().data(data);
+            let event = match &follow {
+                Follow::Lagged { .. } => event.event("lagged"),
+                Follow::Event(told) if told.seq > 0 && told.jobstore == super::default_store() => {
+                    event.id(told.seq.to_string())
+                }
+                Follow::Event(_) => event,
+            };
+            Some((event, follower))
+        }),
+    ))
 }
 
 struct Follower {
@@ -183,6 +200,13 @@ impl Follower {
     async fn next(&mut self) -> Option<Follow> {
         loop {
             if let Some(event) = self.stored.pop_front() {
+                // What is older than what is kept is gone.
+                let lost = event.seq - self.last - 1;
+                if lost > 0 && self.last > 0 {
+                    self.last = event.seq - 1;
+                    self.stored.push_front(event);
+                    return Some(Follow::Lagged { lagged: lost });
+                }
                 self.last = event.seq;
                 if self.mask.contains(event.kind) {
                     return Some(Follow::Event(event));

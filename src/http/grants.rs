@@ -1,5 +1,7 @@
 //! What plugins were granted, and what they turned out to need.
 
+use super::Api;
+use super::access::Caller;
 use super::extract::JsonBody;
 use super::plugins::Added;
 use super::problem::Problem;
@@ -10,8 +12,8 @@ use crate::grant::{Grants, Suggestion, suggest};
 use crate::plugin::PluginVersion;
 use crate::run::Run;
 use crate::store::{JobFilter, PAGE_MAX, Page, RunFilter};
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -44,8 +46,12 @@ pub struct Granted {
     audit: bool,
 }
 
-pub async fn show(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Vec<Granted>>, Problem> {
-    let plugin = app.registry.get(&name.parse()?).await?;
+pub async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<Granted>>, Problem> {
+    let plugin = caller.shown(app.registry.get(&name.parse()?).await?);
     let current = plugin.current().map(|version| version.digest.clone());
     let granted = plugin.versions.iter().map(|version| Granted {
         digest: version.digest.clone(),
@@ -73,7 +79,8 @@ pub async fn put(
     Ok(Json(Added::of(&app, name, version).await?))
 }
 
-pub async fn suggestion(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Suggestion>, Problem> {
+pub async fn suggestion(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<Suggestion>, Problem> {
+    let (_place, app) = (api.heavy().await, api.app);
     let name: PluginName = name.parse()?;
     let plugin = app.registry.get(&name).await?;
     // Of an audited version that is newer than the current one, if there is one.

@@ -5,6 +5,7 @@
 
 use super::Api;
 use super::access::Caller;
+use super::files::{append_to, write_private};
 use super::gate::token::hexadecimal;
 use super::problem::Problem;
 use crate::error::{Error, Result};
@@ -20,16 +21,16 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How long a key is known, and how many are at most; the oldest go.
+/// How long a key is known, and how many are at most, of all callers and of one; the oldest go.
 const KEY_AGE: TimeDelta = TimeDelta::hours(24);
-const KEYS_MAX: usize = 10_000;
+const KEYS_MAX: usize = 8192;
+const KEYS_OF_CALLER_MAX: usize = KEYS_MAX / 4;
 const KEY_BYTES_MAX: usize = 255;
 /// Answers larger than this are not kept; the key then says only that it was done.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+const ANSWER_BYTES_MAX: usize = 8 << 10;
 /// Lines after which the file is written anew.
 const LINES_MAX: usize = KEYS_MAX * 4;
 
@@ -41,10 +42,21 @@ struct Answer {
     body: String,
 }
 
+impl Answer {
+    /// What is said instead of an answer that was too long to keep.
+    fn too_long() -> Self {
+        let detail = "the request was done the first time; its answer was too long to keep (look at what it made)";
+        let problem = Problem::new(StatusCode::CONFLICT, "idempotency_done", detail);
+        let body = serde_json::to_string(&problem).unwrap_or_default();
+        Answer { status: problem.status, media: "application/problem+json".into(), body }
+    }
+}
+
 /// A line of the file; the last one of a key counts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Line {
-    /// A hash of the caller and the key.
+    /// A hash of the caller, and of the key that they gave.
+    caller: String,
     key: String,
     /// A hash of the request.
     request: String,
@@ -66,6 +78,8 @@ struct Inner {
     /// Opened when it is first needed.
     file: Option<File>,
     lines: usize,
+    /// The last line may be written in part.
+    torn: bool,
     known: HashMap<String, Known>,
 }
 
@@ -97,11 +111,17 @@ impl Idempotency {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::host(format!("cannot read `{}`", path.display()), e)),
         }
-        Ok(Idempotency { path, inner: Mutex::new(Inner { file: None, lines, known }) })
+        Ok(Idempotency { path, inner: Mutex::new(Inner { file: None, lines, torn: lines > 0, known }) })
     }
 
     /// Notes that a request is being handled, or says what became of it. Blocks.
-    fn begin(&self, key: &str, request: &str, now: DateTime<Utc>) -> std::result::Result<Option<Answer>, Problem> {
+    fn begin(
+        &self,
+        caller: &str,
+        key: &str,
+        request: &str,
+        now: DateTime<Utc>,
+    ) -> std::result::Result<Option<Answer>, Problem> {
         let conflict = |code, detail: &str| Err(Problem::new(StatusCode::CONFLICT, code, detail));
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = inner.known.get(key).filter(|known| now - known.line.time < KEY_AGE) {
@@ -121,10 +141,14 @@ impl Idempotency {
                 ),
             };
         }
-        let line = Line { key: key.to_owned(), request: request.to_owned(), time: now, answer: None, forgotten: false };
+        let (caller, request) = (caller.to_owned(), request.to_owned());
+        let line = Line { caller, key: key.to_owned(), request, time: now, answer: None, forgotten: false };
         inner.append(&self.path, &line).map_err(|e| Problem::from(failed(&self.path, e)))?;
         inner.known.insert(key.to_owned(), Known { line, under_way: true });
-        inner.prune(&self.path, now).map_err(|e| Problem::from(failed(&self.path, e)))?;
+        if let Err(error) = inner.prune(&self.path, now) {
+            // What is written is right all the same, and only longer than it need be.
+            tracing::warn!(%error, "the idempotency keys cannot be written anew");
+        }
         Ok(None)
     }
 
@@ -149,31 +173,35 @@ fn failed(path: &Path, e: std::io::Error) -> Error {
     Error::host(format!("cannot write `{}`", path.display()), e)
 }
 
-fn append_to(path: &Path) -> std::io::Result<File> {
-    File::options().append(true).create(true).mode(0o600).open(path)
-}
-
 impl Inner {
     fn append(&mut self, path: &Path, line: &Line) -> std::io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(append_to(path)?),
         };
-        let mut text = serde_json::to_vec(line)?;
+        // A line that was torn by a full disk must not take the next one with it.
+        let mut text = if std::mem::take(&mut self.torn) { b"\n".to_vec() } else { Vec::new() };
+        serde_json::to_writer(&mut text, line)?;
         text.push(b'\n');
+        self.torn = true;
         file.write_all(&text)?;
+        self.torn = false;
         self.lines += 1;
         file.sync_data()
     }
 
     /// Forgets what is too old or too much, and writes the file anew if most of it says nothing.
     fn prune(&mut self, path: &Path, now: DateTime<Utc>) -> std::io::Result<()> {
+        let mut of_callers: HashMap<String, usize> = HashMap::new();
+        for known in self.known.values() {
+            *of_callers.entry(known.line.caller.clone()).or_default() += 1;
+        }
+        let greedy = of_callers.into_iter().find(|(_, count)| *count > KEYS_OF_CALLER_MAX);
+        if let Some((caller, _)) = greedy {
+            self.forget_older_half(now, |line| line.caller == caller);
+        }
         if self.known.len() > KEYS_MAX {
-            self.known.retain(|_, known| known.under_way || now - known.line.time < KEY_AGE);
-            let mut times: Vec<_> = self.known.values().map(|known| known.line.time).collect();
-            times.sort_unstable();
-            let oldest_kept = times.len().checked_sub(KEYS_MAX / 2).map(|at| times[at]);
-            self.known.retain(|_, known| known.under_way || Some(known.line.time) >= oldest_kept);
+            self.forget_older_half(now, |_| true);
         }
         if self.lines > LINES_MAX {
             let mut text = Vec::new();
@@ -181,11 +209,23 @@ impl Inner {
                 serde_json::to_writer(&mut text, &known.line)?;
                 text.push(b'\n');
             }
-            super::gate::token::write_private(path, &text)?;
+            write_private(path, &text)?;
             self.file = Some(append_to(path)?);
             self.lines = self.known.len();
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Forgets what is too old, and of the rest the older half.
+    fn forget_older_half(&mut self, now: DateTime<Utc>, of: impl Fn(&Line) -> bool) {
+        self.known.retain(|_, known| known.under_way || now - known.line.time < KEY_AGE);
+        let mut times: Vec<_> =
+            self.known.values().filter(|known| of(&known.line)).map(|known| known.line.time).collect();
+        times.sort_unstable();
+        let Some(oldest_kept) = times.get(times.len() / 2).copied() else { return };
+        self.known.retain(|_, known| known.under_way || !of(&known.line) || known.line.time >= oldest_kept);
     }
 }
 
@@ -224,16 +264,13 @@ async fn try_once(
     hash.update([0]);
     hash.update(&bytes);
     let of_request = hexadecimal(&hash.finalize());
-    let mut hash = Sha256::new();
-    hash.update(caller.name.as_bytes());
-    hash.update([0]);
-    hash.update(text);
-    let key = hexadecimal(&hash.finalize());
+    let of_caller = hexadecimal(&Sha256::digest(caller.name.as_bytes())[..8]);
+    let key = hexadecimal(&Sha256::digest(format!("{of_caller} {text}")));
     let now = api.app.scheduler.clock().now();
     let keys = api.idempotency.clone();
     let begun = {
         let (keys, key) = (keys.clone(), key.clone());
-        tokio::task::spawn_blocking(move || keys.begin(&key, &of_request, now)).await
+        tokio::task::spawn_blocking(move || keys.begin(&of_caller, &key, &of_request, now)).await
     };
     if let Some(answer) = begun.map_err(|e| Problem::from(Error::host("noting a key broke off", e)))?? {
         return Ok(replayed(answer));
@@ -261,21 +298,31 @@ impl Ended {
         let again = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
         let media = response.headers().get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
         let media = media.unwrap_or_default().to_owned();
-        let whole = media.is_empty() || media.ends_with("json");
+        // An answer that goes on is nothing to keep; what it is about is looked at, not done.
+        let whole = ["", "application/json", "application/problem+json"].contains(&media.as_str());
+        if again || !whole {
+            self.note(None).await;
+            return response;
+        }
         let (parts, body) = response.into_parts();
-        let (body, kept) = if again || !whole {
-            (body, None)
-        } else {
-            let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            let text = if bytes.len() > ANSWER_BYTES_MAX { "null".into() } else { String::from_utf8_lossy(&bytes) };
-            let kept = Answer { status: status.as_u16(), media, body: text.into_owned() };
-            (Body::from(bytes), Some(kept))
+        let Ok(bytes) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
+            self.note(None).await;
+            return Problem::from(Error::host("the answer broke off", "nothing is kept of it")).into_response();
         };
+        let kept = if bytes.len() <= ANSWER_BYTES_MAX {
+            Answer { status: status.as_u16(), media, body: String::from_utf8_lossy(&bytes).into_owned() }
+        } else {
+            Answer::too_long()
+        };
+        self.note(Some(kept)).await;
+        Response::from_parts(parts, Body::from(bytes))
+    }
+
+    async fn note(&mut self, kept: Option<Answer>) {
         if let Some(key) = self.key.take() {
             let keys = self.keys.clone();
             let _ = tokio::task::spawn_blocking(move || keys.end(&key, kept)).await;
         }
-        Response::from_parts(parts, body)
     }
 }
 
@@ -316,33 +363,40 @@ mod tests {
         let now = DateTime::UNIX_EPOCH;
         let keys = Idempotency::open(home.path()).unwrap();
         let answer = Answer { status: 201, media: "application/json".into(), body: "{}".into() };
-        assert_eq!(keys.begin("a", "r", now).unwrap(), None);
-        assert_eq!(code(keys.begin("a", "r", now)).as_deref(), Some("idempotency_in_progress"));
+        assert_eq!(keys.begin("me", "a", "r", now).unwrap(), None);
+        assert_eq!(code(keys.begin("me", "a", "r", now)).as_deref(), Some("idempotency_in_progress"));
         keys.end("a", Some(answer.clone()));
-        assert_eq!(keys.begin("b", "r", now).unwrap(), None);
-        assert_eq!(keys.begin("c", "r", now).unwrap(), None);
+        assert_eq!(keys.begin("me", "b", "r", now).unwrap(), None);
+        assert_eq!(keys.begin("me", "c", "r", now).unwrap(), None);
         keys.end("c", None);
         drop(keys);
         let keys = Idempotency::open(home.path()).unwrap();
-        assert_eq!(keys.begin("a", "r", now).unwrap(), Some(answer));
-        assert_eq!(code(keys.begin("a", "other", now)).as_deref(), Some("idempotency_mismatch"));
-        assert_eq!(code(keys.begin("b", "r", now)).as_deref(), Some("idempotency_unknown"));
-        assert_eq!(keys.begin("c", "r", now).unwrap(), None);
-        assert_eq!(keys.begin("a", "other", now + KEY_AGE).unwrap(), None);
+        assert_eq!(keys.begin("me", "a", "r", now).unwrap(), Some(answer));
+        assert_eq!(code(keys.begin("me", "a", "other", now)).as_deref(), Some("idempotency_mismatch"));
+        assert_eq!(code(keys.begin("me", "b", "r", now)).as_deref(), Some("idempotency_unknown"));
+        assert_eq!(keys.begin("me", "c", "r", now).unwrap(), None);
+        assert_eq!(keys.begin("me", "a", "other", now + KEY_AGE).unwrap(), None);
     }
 
     #[test]
-    fn keys_are_bounded() {
-        let mut inner = Inner { file: None, lines: 0, known: HashMap::new() };
+    fn keys_are_bounded_and_nobody_takes_those_of_others() {
         let home = tempfile::tempdir().unwrap();
-        for at in 0..=KEYS_MAX {
+        let mut inner = Inner { file: None, lines: LINES_MAX + 1, torn: false, known: HashMap::new() };
+        let add = |inner: &mut Inner, caller: &str, at: usize| {
             let time = DateTime::UNIX_EPOCH + TimeDelta::milliseconds(at as i64);
-            let line = Line { key: at.to_string(), request: String::new(), time, answer: None, forgotten: false };
-            inner.known.insert(at.to_string(), Known { line, under_way: false });
-        }
-        inner.lines = LINES_MAX + 1;
+            let (caller, key, request) = (caller.to_owned(), format!("{caller}{at}"), String::new());
+            let line = Line { caller, key: key.clone(), request, time, answer: None, forgotten: false };
+            inner.known.insert(key, Known { line, under_way: false });
+        };
+        add(&mut inner, "ops", 0);
+        (1..=KEYS_OF_CALLER_MAX + 1).for_each(|at| add(&mut inner, "greedy", at));
         inner.prune(&home.path().join("f"), DateTime::UNIX_EPOCH).unwrap();
-        assert_eq!((inner.known.len(), inner.lines), (KEYS_MAX / 2, KEYS_MAX / 2));
-        assert!(inner.known.contains_key(&KEYS_MAX.to_string()) && !inner.known.contains_key("0"));
+        assert!(inner.known.contains_key("ops0") && !inner.known.contains_key("greedy1"));
+        assert!(inner.known.len() < KEYS_OF_CALLER_MAX && inner.lines == inner.known.len());
+        for caller in 0..8 {
+            (1..KEYS_OF_CALLER_MAX).for_each(|at| add(&mut inner, &format!("c{caller}"), at));
+        }
+        inner.prune(&home.path().join("f"), DateTime::UNIX_EPOCH).unwrap();
+        assert!(inner.known.len() <= KEYS_MAX + KEYS_OF_CALLER_MAX);
     }
 }

@@ -336,10 +336,17 @@ pub async fn modify(
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveAllQuery {
+    /// Must be `true`: a path that was cut short must not mean every job.
+    #[serde(default)]
+    all: bool,
     jobstore: Option<Alias>,
 }
 
 pub async fn remove_all(State(app): State<App>, Query(query): Query<RemoveAllQuery>) -> Result<NoContent, Problem> {
+    if !query.all {
+        let reason = "it removes every job of the job store";
+        return Err(Invalid::new("request", "", reason).hint("`?all=true` says that it is meant").into());
+    }
     app.scheduler.remove_all_jobs(&query.jobstore.unwrap_or_default()).await?;
     Ok(NoContent)
 }

@@ -1,23 +1,27 @@
 //! What a run wrote: as a document, or as an event stream that goes on while the run does.
 
 use super::Api;
+use super::access::Caller;
 use super::events::{EventStream, wants_stream};
 use super::operation::{Draft, Gives};
 use super::problem::Problem;
 use crate::config::App;
 use crate::run::{RunId, RunLogs, RunState};
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// How often a run that is followed is asked what it has written.
+/// How often a run that is followed is asked what it has written: less often the more that is, because
+/// all of it is asked for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(10);
+const LOOK_BYTES: usize = 256 << 10;
 
 /// One of the two.
 pub enum LogsAnswer {
@@ -42,20 +46,31 @@ impl Gives for LogsAnswer {
     }
 }
 
-pub async fn logs(State(api): State<Api>, Path(id): Path<String>, headers: HeaderMap) -> Result<LogsAnswer, Problem> {
+pub async fn logs(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<LogsAnswer, Problem> {
     let id: RunId = id.parse()?;
     if !wants_stream(&headers) {
         return Ok(LogsAnswer::Logs(Json(api.app.scheduler.get_logs(id).await?)));
     }
     let place = EventStream::place(&api)?;
     api.app.scheduler.get_run(id).await?;
-    let follower =
-        Follower { app: api.app, id, sent: Sent::default(), queue: VecDeque::new(), ended: false, _place: place };
+    let follower = Follower {
+        app: api.app.clone(),
+        id,
+        sent: Sent::default(),
+        queue: VecDeque::new(),
+        ended: false,
+        _place: place,
+    };
     let events = futures::stream::unfold(follower, |mut follower| async move {
         let event = follower.next().await?;
         Some((event, follower))
     });
-    Ok(LogsAnswer::Stream(EventStream::new(events)))
+    Ok(LogsAnswer::Stream(EventStream::new(&api, caller, events)))
 }
 
 /// Sends what is new, until the run has ended.
@@ -94,7 +109,9 @@ impl Follower {
                 self.ended = true;
                 self.queue.push_back(Event::default().event("end").data("{}"));
             } else if self.queue.is_empty() {
-                tokio::time::sleep(LOOK_EVERY).await;
+                let times = 1 + (self.sent.stdout + self.sent.stderr) / LOOK_BYTES;
+                let wait = LOOK_EVERY.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX));
+                tokio::time::sleep(wait.min(LOOK_EVERY_MAX)).await;
             }
         }
     }
@@ -102,7 +119,7 @@ impl Follower {
     fn take(&mut self, logs: RunLogs) {
         let texts = [("stdout", &mut self.sent.stdout, &logs.stdout), ("stderr", &mut self.sent.stderr, &logs.stderr)];
         for (name, sent, now) in texts {
-            if let Some(text) = now.get(*sent..).filter(|text| !text.is_empty()) {
+            if let Some(text) = now.get(now.floor_char_boundary(*sent)..).filter(|text| !text.is_empty()) {
                 self.queue.push_back(Event::default().event(name).data(json!({ "text": text }).to_string()));
                 *sent = now.len();
             }

@@ -12,6 +12,7 @@ mod bundle;
 mod doctor;
 mod events;
 mod extract;
+mod files;
 mod gate;
 mod grants;
 mod idempotency;
@@ -64,16 +65,17 @@ use idempotency::Idempotency;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Largest body of a request, in bytes; plugins and documents have their own limits.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// Event streams, and followed logs, at one time.
 pub const STREAMS_MAX: usize = 64;
-/// Components that come in at one time, and timelines that are looked up.
+/// Components that come in at one time.
 const UPLOADS_MAX: usize = 4;
-const TIMELINES_MAX: usize = 2;
+/// Requests at one time that look at much or start processes; more wait.
+const HEAVY_MAX: usize = 2;
 /// The operation that anybody may try, and that is on record all the same.
 const LOGIN: &str = "begin_session";
 
@@ -86,7 +88,8 @@ pub struct Api {
     idempotency: Arc<Idempotency>,
     streams: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
-    timelines: Arc<Semaphore>,
+    heavy: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
     addresses: Arc<OnceLock<Vec<SocketAddr>>>,
     /// Raised by who asks for the daemon's end.
     stop: CancellationToken,
@@ -108,7 +111,8 @@ impl Api {
             idempotency: Arc::new(Idempotency::open(home)?),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
-            timelines: Arc::new(Semaphore::new(TIMELINES_MAX)),
+            heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
+            backups: Arc::new(Semaphore::new(1)),
             addresses: Arc::default(),
             stop: CancellationToken::new(),
             app,
@@ -118,6 +122,12 @@ impl Api {
     /// Makes sure that the command line of the daemon's own user has a token.
     pub fn ensure_operator_token(&self) -> AppResult<()> {
         self.gate.tokens.ensure_local(self.app.scheduler.clock().now())
+    }
+
+    /// Waits for a place among the requests that look at much.
+    async fn heavy(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        self.heavy.clone().acquire_owned().await.ok()
     }
 
     /// The names by which the daemon is called, beside those of this machine.

@@ -90,6 +90,12 @@ impl Operation {
         self.access == Access::None
     }
 
+    /// Whether `Idempotency-Key` counts. Strangers would fill the table of keys, and what is granted is
+    /// told in answers that must not be kept.
+    pub fn is_once(&self) -> bool {
+        self.method == Method::POST && [Access::Read, Access::Operate].contains(&self.access)
+    }
+
     /// The operation as OpenAPI describes it.
     pub fn document(&self, requests: &mut SchemaGenerator, answers: &mut SchemaGenerator) -> Value {
         let mut draft = Draft { requests, answers, parameters: Vec::new(), request: None, responses: Map::new() };
@@ -106,7 +112,7 @@ impl Operation {
             let parameter = json!({ "name": name, "in": "path", "required": true, "schema": schema });
             parameters.push(parameter);
         }
-        if self.method == Method::POST {
+        if self.is_once() {
             parameters.push(json!({ "$ref": "#/components/parameters/IdempotencyKey" }));
         }
         let of_body: &[u16] = match self.body {

@@ -1,6 +1,8 @@
 //! Plugins over HTTP.
 
 use super::Api;
+use super::access::Caller;
+use super::audit::{Entry, Later};
 use super::extract::{Created, NoContent, Query, UPLOAD_TIME_MAX};
 use super::operation::{Draft, Gives, Takes};
 use super::problem::Problem;
@@ -13,12 +15,12 @@ use crate::plugin::{Function, Plugin, PluginVersion};
 use crate::sandbox::{AddPlugin, COMPONENT_BYTES_MAX};
 use crate::store::{JobFilter, List, Page};
 use crate::strict_json;
-use axum::Json;
 use axum::RequestExt;
 use axum::body::Body;
 use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -107,14 +109,18 @@ pub enum Stage {
 /// One answer, or lines.
 pub enum AddAnswer {
     Added(Box<Added>),
-    Lines(Body),
+    Lines(Body, Later),
 }
 
 impl IntoResponse for AddAnswer {
     fn into_response(self) -> Response {
         match self {
             AddAnswer::Added(added) => Created(added).into_response(),
-            AddAnswer::Lines(lines) => ([(header::CONTENT_TYPE, NDJSON)], lines).into_response(),
+            AddAnswer::Lines(lines, later) => {
+                let mut response = ([(header::CONTENT_TYPE, NDJSON)], lines).into_response();
+                response.extensions_mut().insert(later);
+                response
+            }
         }
     }
 }
@@ -147,22 +153,30 @@ pub async fn add(
         return Ok(AddAnswer::Added(Box::new(added)));
     }
     let (tell, lines) = mpsc::channel::<UploadLine>(LINES_MAX);
+    let (later, entry) = Later::new();
+    let audit = api.audit.clone();
     tokio::spawn(async move {
         let _place = place;
         let progress = tell.clone();
         // Who does not read as fast is told less.
         let told = move |stage| drop(progress.try_send(UploadLine::Progress(stage)));
-        let last = match register(&api.app, name, add, upload, told).await {
-            Ok(added) => UploadLine::Added(serde_json::to_value(added).unwrap_or_default()),
-            Err(problem) => UploadLine::Problem(problem),
+        let (last, status, code) = match register(&api.app, name, add, upload, told).await {
+            Ok(added) => (UploadLine::Added(serde_json::to_value(added).unwrap_or_default()), 201, None),
+            Err(problem) => {
+                let (status, code) = (problem.status, Some(problem.code.clone()));
+                (UploadLine::Problem(problem), status, code)
+            }
         };
+        if let Ok(entry) = entry.await {
+            audit.write(Entry { status, code, ..entry });
+        }
         let _ = tell.send(last).await;
     });
     let lines = futures::stream::unfold(lines, |mut lines| async {
         let line = lines.recv().await?;
         Some((Ok::<_, Infallible>(serde_json::to_string(&line).unwrap_or_default() + "\n"), lines))
     });
-    Ok(AddAnswer::Lines(Body::from_stream(lines)))
+    Ok(AddAnswer::Lines(Body::from_stream(lines), later))
 }
 
 async fn register(
@@ -217,8 +231,13 @@ impl NamesQuery {
     }
 }
 
-pub async fn list(State(app): State<App>, Query(query): Query<NamesQuery>) -> Result<Json<List<Plugin>>, Problem> {
-    Ok(Json(query.page(app.registry.list().await?, |plugin| plugin.name.to_string())))
+pub async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<NamesQuery>,
+) -> Result<Json<List<Plugin>>, Problem> {
+    let plugins = app.registry.list().await?.into_iter().map(|plugin| caller.shown(plugin));
+    Ok(Json(query.page(plugins, |plugin| plugin.name.to_string())))
 }
 
 /// What jobs can call of a plugin's current version.
@@ -237,8 +256,12 @@ pub struct FunctionView {
     function: Function,
 }
 
-pub async fn show(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Plugin>, Problem> {
-    Ok(Json(app.registry.get(&name.parse()?).await?))
+pub async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Result<Json<Plugin>, Problem> {
+    Ok(Json(caller.shown(app.registry.get(&name.parse()?).await?)))
 }
 
 pub async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<NoContent, Problem> {

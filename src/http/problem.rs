@@ -55,7 +55,8 @@ impl From<Error> for Problem {
         if error.is_host() {
             tracing::error!(error = error.chain(), code, "a request failed");
         }
-        Problem::new(status, code, error.chain())
+        // Its causes are in the log, and nobody else's business.
+        Problem::new(status, code, error.to_string())
     }
 }
 

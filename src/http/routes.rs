@@ -39,7 +39,7 @@ fn jobs_and_runs() -> Vec<Operation> {
         operation!(POST "/v1/jobs/{id}/run" "run_job", Operate, jobs::run, "Ask for a run now, perhaps with other arguments"),
         operation!(POST "/v1/jobs/{id}/backfill" "backfill_job", Operate, jobs::backfill, "A run for each fire time of a past range"),
         operation!(DELETE "/v1/jobs/{id}/backfill" "cancel_backfill", Operate, jobs::cancel_backfill, "End a backfill that goes on"),
-        operation!(GET "/v1/jobs/{id}/state" "get_job_state", Read, jobs::state, "A job's own key-value state"),
+        operation!(GET "/v1/jobs/{id}/state" "get_job_state", Operate, jobs::state, "A job's own key-value state"),
         operation!(DELETE "/v1/jobs/{id}/state" "clear_job_state", Operate, jobs::clear_state, "Forget a job's own state"),
         operation!(GET "/v1/timeline" "get_timeline", Read, timeline::timeline, "When jobs fire next, counted by quarter hours"),
         operation!(GET "/v1/runs" "list_runs", Read, runs::list, "Runs, newest first"),
@@ -67,9 +67,9 @@ fn plugins_and_grants() -> Vec<Operation> {
         operation!(GET "/v1/secrets" "list_secrets", Read, secrets::list, "Names of secrets"),
         operation!(PUT "/v1/secrets/{name}" "put_secret", Grant, secrets::put, "Store a secret; it never comes out"),
         operation!(DELETE "/v1/secrets/{name}" "remove_secret", Grant, secrets::remove, "Remove a secret"),
-        operation!(GET "/v1/listeners" "list_listeners", Read, listeners::list, "Stored listeners by name"),
-        operation!(GET "/v1/listeners/{name}" "get_listener", Read, listeners::show, "One listener, and how far it is"),
-        operation!(PUT "/v1/listeners/{name}" "put_listener", Operate, listeners::put, "Add a listener, or change one"),
+        operation!(GET "/v1/listeners" "list_listeners", Operate, listeners::list, "Stored listeners by name"),
+        operation!(GET "/v1/listeners/{name}" "get_listener", Operate, listeners::show, "One listener, and how far it is"),
+        operation!(PUT "/v1/listeners/{name}" "put_listener", Grant, listeners::put, "Add a listener, or change one"),
         operation!(DELETE "/v1/listeners/{name}" "remove_listener", Operate, listeners::remove, "Remove a listener"),
         operation!(POST "/v1/listeners/{name}/replay" "replay_listener", Operate, listeners::replay, "Tell it again of stored events"),
     ]
@@ -85,7 +85,7 @@ fn scheduler_and_daemon() -> Vec<Operation> {
         operation!(POST "/v1/scheduler/pause" "pause_scheduler", Operate, system::pause, "Fire nothing until it is resumed"),
         operation!(POST "/v1/scheduler/resume" "resume_scheduler", Operate, system::resume, "Fire again"),
         operation!(POST "/v1/scheduler/shutdown" "shutdown", Operate, system::shutdown, "Let runs end, then end the daemon"),
-        operation!(GET "/v1/export" "export", Read, bundle::export, "Plugins and jobs as one document"),
+        operation!(GET "/v1/export" "export", Operate, bundle::export, "Plugins and jobs as one document"),
         operation!(POST "/v1/import" "import", Grant, bundle::import, "Plugins and jobs from a document, checked one by one")
             .body_bytes_max(bundle::BUNDLE_BYTES_MAX),
         operation!(POST "/v1/import/apscheduler" "import_apscheduler", Operate, bundle::import_apscheduler, "Jobs from APScheduler's export")

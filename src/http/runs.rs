@@ -1,5 +1,6 @@
 //! Runs over HTTP, and single calls without a job.
 
+use super::Api;
 use super::extract::{AcceptedEmpty, JsonBody, Query};
 use super::problem::Problem;
 use crate::config::App;
@@ -94,14 +95,15 @@ pub struct FailuresQuery {
 
 /// The failures among the newest runs, grouped.
 pub async fn failures(
-    State(app): State<App>,
+    State(api): State<Api>,
     Query(query): Query<FailuresQuery>,
 ) -> Result<Json<List<FailureGroup>>, Problem> {
     let filter = RunFilter { job: query.job, since: query.since, ..RunFilter::default() };
+    let _place = api.heavy().await;
     let mut page = Page { after: None, limit: PAGE_MAX };
     let mut runs = Vec::new();
     loop {
-        let list = app.scheduler.list_runs(&query.jobstore.clone().unwrap_or_default(), &filter, &page).await?;
+        let list = api.app.scheduler.list_runs(&query.jobstore.clone().unwrap_or_default(), &filter, &page).await?;
         runs.extend(list.items);
         page.after = list.next;
         if page.after.is_none() || runs.len() >= FAILURES_RUNS_MAX {

@@ -12,11 +12,12 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -24,6 +25,8 @@ use tower::ServiceExt;
 pub const CONNECTIONS_MAX: usize = 256;
 /// How long the head of a request may take to arrive, and a connection may be idle.
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a caller may take to read a further part of an answer.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes and number of a request's headers.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 const HEADERS_MAX: usize = 64;
@@ -111,6 +114,36 @@ struct Connections {
     router: Router,
     graceful: GracefulShutdown,
     open: Arc<Mutex<Open>>,
+    /// Counts when connections became idle, to know which was first.
+    ticks: Arc<AtomicU64>,
+}
+
+/// Since when a connection has no request, if it has none.
+struct IdleSince {
+    ticks: Arc<AtomicU64>,
+    since: AtomicU64,
+}
+
+impl IdleSince {
+    const BUSY: u64 = u64::MAX;
+
+    fn new(ticks: &Arc<AtomicU64>) -> Self {
+        let state = IdleSince { ticks: ticks.clone(), since: AtomicU64::new(0) };
+        state.set_idle();
+        state
+    }
+
+    fn set_idle(&self) {
+        self.since.store(self.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn set_busy(&self) {
+        self.since.store(Self::BUSY, Ordering::Relaxed);
+    }
+
+    fn idle_since(&self) -> Option<u64> {
+        Some(self.since.load(Ordering::Relaxed)).filter(|since| *since != Self::BUSY)
+    }
 }
 
 #[derive(Default)]
@@ -120,28 +153,27 @@ struct Open {
 }
 
 struct Connection {
-    /// A request is being answered.
-    busy: Arc<AtomicBool>,
+    state: Arc<IdleSince>,
     close: CancellationToken,
 }
 
 impl Connections {
     fn new(router: Router) -> Self {
-        Connections { router, graceful: GracefulShutdown::new(), open: Arc::default() }
+        Connections { router, graceful: GracefulShutdown::new(), open: Arc::default(), ticks: Arc::default() }
     }
 
     fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer) {
-        let (busy, close) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
-        let Some(place) = self.place(busy.clone(), close.clone()) else {
+        let (state, close) = (Arc::new(IdleSince::new(&self.ticks)), CancellationToken::new());
+        let Some(place) = self.place(state.clone(), close.clone()) else {
             tracing::warn!(?peer, "refused a connection: there are {CONNECTIONS_MAX}, and all are busy");
             return;
         };
         let router = self.router.clone();
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            let (router, busy) = (router.clone(), busy.clone());
+            let (router, state) = (router.clone(), state.clone());
             async move {
-                let busy = Busy::new(busy);
+                let busy = Busy::new(state);
                 let answer = router.oneshot(request.map(Body::new)).await;
                 // Until the answer's body is at its end.
                 answer.map(|answer| {
@@ -154,12 +186,14 @@ impl Connections {
                 })
             }
         });
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIME_MAX));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let watched: Watcher = self.graceful.watcher();
         tokio::spawn(async move {
             let _place = place;
@@ -172,18 +206,18 @@ impl Connections {
     }
 
     /// A place for one more connection: a free one, or that of the one that is idle for longest.
-    fn place(&self, busy: Arc<AtomicBool>, close: CancellationToken) -> Option<Place> {
+    fn place(&self, state: Arc<IdleSince>, close: CancellationToken) -> Option<Place> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.connections.len() >= CONNECTIONS_MAX {
-            let idle = open.connections.iter().find(|(_, other)| !other.busy.load(Ordering::Relaxed));
-            let id = idle.map(|(id, _)| *id)?;
+            let idle = open.connections.iter().filter_map(|(id, other)| Some((other.state.idle_since()?, *id)));
+            let (_, id) = idle.min()?;
             if let Some(idle) = open.connections.remove(&id) {
                 idle.close.cancel();
             }
         }
         let id = open.next;
         open.next += 1;
-        open.connections.insert(id, Connection { busy, close });
+        open.connections.insert(id, Connection { state, close });
         Some(Place { open: self.open.clone(), id })
     }
 
@@ -204,17 +238,17 @@ impl Drop for Place {
     }
 }
 
-struct Busy(Arc<AtomicBool>);
+struct Busy(Arc<IdleSince>);
 
 impl Busy {
-    fn new(busy: Arc<AtomicBool>) -> Self {
-        busy.store(true, Ordering::Relaxed);
-        Busy(busy)
+    fn new(state: Arc<IdleSince>) -> Self {
+        state.set_busy();
+        Busy(state)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.set_idle();
     }
 }

@@ -2,11 +2,13 @@
 
 use super::Api;
 use super::access::{Access, Caller, Peer};
+use super::audit::AuditName;
 use super::extract::{Created, JsonBody, NoContent};
 use super::gate::token::{LOCAL, Token, TokenKind};
 use super::gate::{cookie, cookie_name};
 use super::operation::{Draft, Gives};
 use super::problem::Problem;
+use crate::error::Error;
 use crate::job::Alias;
 use crate::store::List;
 use axum::extract::{Path, State};
@@ -47,7 +49,10 @@ pub struct SignedIn {
 
 impl IntoResponse for SignedIn {
     fn into_response(self) -> Response {
-        ([(header::SET_COOKIE, self.cookie)], Json(self.view)).into_response()
+        let name = AuditName(self.view.name.clone());
+        let mut response = ([(header::SET_COOKIE, self.cookie)], Json(self.view)).into_response();
+        response.extensions_mut().insert(name);
+        response
     }
 }
 
@@ -61,6 +66,7 @@ impl Gives for SignedIn {
 pub async fn begin(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
     JsonBody(spec): JsonBody<SessionSpec>,
 ) -> Result<SignedIn, Problem> {
     let Peer::Tcp { port, .. } = caller.peer else {
@@ -68,14 +74,24 @@ pub async fn begin(
         return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid", detail));
     };
     let now = api.app.scheduler.clock().now();
-    let token = match spec {
-        SessionSpec::Token(text) => api.gate.tokens.find(text.trim()),
-        SessionSpec::Code(code) => api.gate.sessions.redeem(&code, now).and_then(|name| api.gate.tokens.get(&name)),
+    let (tokens, sessions) = (&api.gate.tokens, &api.gate.sessions);
+    let (credential, what) = match spec {
+        SessionSpec::Token(text) => (tokens.find(text.trim()), None),
+        SessionSpec::Code(code) => {
+            let found = sessions.redeem(&code, now).filter(|credential| tokens.is_valid(credential));
+            (found, Some("the code was used, or is older than two minutes (`sandclock open` makes a new one)"))
+        }
     };
-    let Some(token) = token else { return Err(api.gate.failed(now)) };
-    let text = api.gate.sessions.begin(token.name.clone(), now)?;
-    let cookie = format!("{}={text}; Path=/; HttpOnly; SameSite=Strict", cookie_name(port));
-    let view = SessionView::from(&caller.with_token(token.name.as_str(), token.kind.access()));
+    let Some(credential) = credential else {
+        let problem = api.gate.failed(now);
+        return Err(Problem { detail: what.map_or(problem.detail.clone(), str::to_owned), ..problem });
+    };
+    let text = sessions.begin(credential.clone(), now)?;
+    // Behind a proxy with TLS, it is for that alone.
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default();
+    let secure = if origin.starts_with("https://") { "; Secure" } else { "" };
+    let cookie = format!("{}={text}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie_name(port));
+    let view = SessionView::from(&caller.with(credential));
     Ok(SignedIn { view, cookie })
 }
 
@@ -90,6 +106,7 @@ pub async fn end(
 ) -> Result<NoContent, Problem> {
     if let Some(text) = cookie(caller.peer, &headers) {
         api.gate.sessions.end(text);
+        api.gate.changed();
     }
     Ok(NoContent)
 }
@@ -106,7 +123,8 @@ pub async fn code(State(api): State<Api>) -> Result<Created<CodeView>, Problem> 
     let now = api.app.scheduler.clock().now();
     api.gate.tokens.ensure_local(now)?;
     let name: Alias = LOCAL.parse()?;
-    Ok(Created(CodeView { code: api.gate.sessions.code(name, now)?, addresses: api.addresses() }))
+    let credential = api.gate.tokens.get(&name).ok_or(Error::TokenNotFound(name))?;
+    Ok(Created(CodeView { code: api.gate.sessions.code(credential, now)?, addresses: api.addresses() }))
 }
 
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -147,13 +165,13 @@ pub async fn rotate_token(State(api): State<Api>, Path(name): Path<String>) -> R
     let name: Alias = name.parse()?;
     let now = api.app.scheduler.clock().now();
     let rotated = api.gate.tokens.rotate(&name, now)?;
-    api.gate.sessions.end_all_of(&name);
+    api.gate.changed();
     Ok(Created(rotated.into()))
 }
 
 pub async fn remove_token(State(api): State<Api>, Path(name): Path<String>) -> Result<NoContent, Problem> {
     let name: Alias = name.parse()?;
     api.gate.tokens.remove(&name)?;
-    api.gate.sessions.end_all_of(&name);
+    api.gate.changed();
     Ok(NoContent)
 }

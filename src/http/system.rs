@@ -28,7 +28,7 @@ use std::time::Duration;
 /// Fire times that one preview shows at most.
 const PREVIEW_MAX: usize = 1000;
 /// How long a store may take that is asked whether it is ready.
-const STORE_TIME_MAX: Duration = Duration::from_secs(2);
+pub const STORE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What runs where, and how much there is of it.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]

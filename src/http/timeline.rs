@@ -61,16 +61,17 @@ pub async fn timeline(State(api): State<Api>, Query(query): Query<TimelineQuery>
     let from = query.from.unwrap_or_else(|| api.app.scheduler.clock().now());
     crate::trigger::check_instant(from)?;
     let hours = query.hours.unwrap_or(24).clamp(1, HOURS_MAX);
+    let now = api.app.scheduler.clock().now();
     let to = from + TimeDelta::hours(i64::from(hours));
     let filter = JobFilter { state: Some(Status::Active), ..JobFilter::default() };
     let page = Page { after: query.after, limit: query.limit.unwrap_or(100).clamp(1, JOBS_MAX) };
     let listed = api.app.scheduler.list_jobs(&query.jobstore.unwrap_or_default(), &filter, &page).await?;
-    let place = api.timelines.acquire_owned().await;
+    let place = api.heavy().await;
     let work = move || {
         let _place = place;
         let mut left = ALL_TIMES_MAX;
         let mut items: Vec<JobTimes> =
-            listed.items.iter().filter_map(|entry| times(entry, from, to, &mut left)).collect();
+            listed.items.iter().filter_map(|entry| times(entry, (from, to, now), &mut left)).collect();
         items.sort_by(|a, b| (a.next_run_time, &a.job_id).cmp(&(b.next_run_time, &b.job_id)));
         List { items, next: listed.next }
     };
@@ -79,7 +80,11 @@ pub async fn timeline(State(api): State<Api>, Query(query): Query<TimelineQuery>
     Ok(Json(Timeline { from, to, bucket_seconds: BUCKET.num_seconds(), jobs }))
 }
 
-fn times(entry: &JobEntry, from: DateTime<Utc>, to: DateTime<Utc>, all_left: &mut u64) -> Option<JobTimes> {
+fn times(
+    entry: &JobEntry,
+    (from, to, now): (DateTime<Utc>, DateTime<Utc>, DateTime<Utc>),
+    all_left: &mut u64,
+) -> Option<JobTimes> {
     let job = entry.job.as_ref()?;
     let next = entry.state.next_run_time?;
     let buckets = (to - from).num_seconds() / BUCKET.num_seconds();
@@ -91,9 +96,10 @@ fn times(entry: &JobEntry, from: DateTime<Utc>, to: DateTime<Utc>, all_left: &mu
     let (mut at, mut total, mut steps) = (Some(next), 0, 0);
     while let Some(time) = at.filter(|time| *time < to && steps < most.min(runs_left)) {
         steps += 1;
-        let bucket = (time - from).num_seconds().div_euclid(BUCKET.num_seconds());
-        // What is due already belongs to now.
-        if let Some(count) = counts.get_mut(usize::try_from(bucket).unwrap_or(0)) {
+        // What is due already belongs to now; what comes before the beginning is not of this timeline.
+        let shown = if time <= now { now } else { time };
+        let bucket = (shown - from).num_seconds().div_euclid(BUCKET.num_seconds());
+        if let Some(count) = usize::try_from(bucket).ok().and_then(|bucket| counts.get_mut(bucket)) {
             *count += 1;
             total += 1;
         }

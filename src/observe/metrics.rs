@@ -116,7 +116,7 @@ impl Default for Metrics {
             looked_at: Looked::register(&mut registry),
             registry: Mutex::default(),
         };
-        registry.register("fire_times", "Fire times that came due, and what callers asked for", metrics.due.clone());
+        registry.register("fire_times", "Fire times that came due", metrics.due.clone());
         registry.register("runs_claimed", "Runs that were claimed", metrics.claimed.clone());
         registry.register("runs_started", "Runs that an executor began", metrics.started.clone());
         registry.register("runs_ended", "Runs that ended, by outcome", metrics.ended.clone());
@@ -221,7 +221,7 @@ impl Metrics {
         match event.kind {
             EventKind::JobSubmitted => {
                 self.claimed.inc();
-                self.due.inc_by(1 + event.run.as_ref().map_or(0, |run| run.coalesced));
+                self.came_due(event.run.as_deref());
             }
             EventKind::JobStarted => {
                 self.started.inc();
@@ -233,11 +233,19 @@ impl Metrics {
             }
             EventKind::JobRetry => drop(self.retried.inc()),
             EventKind::JobMissed | EventKind::JobSkipped | EventKind::JobMaxInstances => {
-                self.due.inc();
+                self.came_due(event.run.as_deref());
                 self.ended(event.run.as_deref());
             }
             EventKind::JobExecuted | EventKind::JobError => self.ended(event.run.as_deref()),
             _ => {}
+        }
+    }
+
+    /// A run stands for its fire time, and for those that it was coalesced with; a further attempt, and
+    /// what a caller asked for, for none.
+    fn came_due(&self, run: Option<&Run>) {
+        if let Some(run) = run.filter(|run| run.origin == Origin::Trigger && run.attempt == 1) {
+            self.due.inc_by(1 + run.coalesced);
         }
     }
 

@@ -39,14 +39,11 @@ impl Captured {
         buffer.dropped += (bytes.len() - kept) as u64;
     }
 
-    /// What was written so far: a text, and secrets, that are not yet whole are held back.
+    /// What was written so far: a character, and a secret, that may go on is held back.
     fn text_so_far(&self, redactor: &Redactor) -> String {
-        let buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let whole = match std::str::from_utf8(&buffer.kept) {
-            Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            _ => buffer.kept.len(),
-        };
-        let mut text = String::from_utf8_lossy(&buffer.kept[..whole]).into_owned();
+        // Copied, so that the guest does not wait for what is done with it.
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).kept.clone();
+        let mut text = String::from_utf8_lossy(&kept[..whole_characters(&kept)]).into_owned();
         redactor.growing_text(&mut text);
         text
     }
@@ -137,6 +134,22 @@ impl Written {
     }
 }
 
+/// The length of bytes without the beginning of a character at their end, whatever is before it.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let from = bytes.len().saturating_sub(3);
+    for at in (from..bytes.len()).rev() {
+        let length = match bytes[at] {
+            0xC2..=0xDF => 2,
+            0xE0..=0xEF => 3,
+            0xF0..=0xF4 => 4,
+            0x80..=0xBF => continue,
+            _ => 1,
+        };
+        return if at + length > bytes.len() { at } else { bytes.len() };
+    }
+    bytes.len()
+}
+
 impl IsTerminal for Captured {
     fn is_terminal(&self) -> bool {
         false
@@ -178,6 +191,30 @@ impl OutputStream for Captured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whoever follows a run sends what is new, and never has to take anything back.
+        #[test]
+        fn what_is_shown_only_grows_into_what_is_kept(
+            pieces in proptest::collection::vec(prop_oneof![
+                Just(b"pa\xc3\x9fword".to_vec()), Just(b"drow\xc3\x9fap".to_vec()), Just(vec![0xff]), any::<[u8; 2]>().prop_map(Vec::from),
+            ], 0..12),
+            at in 0usize..100,
+        ) {
+            let secret = Secret::from("pa\u{df}word");
+            let bytes = pieces.concat();
+            let written = Written::new(1 << 20, Redactor::new([&secret].into_iter()));
+            let at = at.min(bytes.len());
+            written.0.stdout.push(&bytes[..at]);
+            let early = written.so_far().stdout;
+            written.0.stdout.push(&bytes[at..]);
+            let (late, kept) = (written.so_far().stdout, written.logs().stdout);
+            prop_assert!(late.starts_with(&early), "{early:?} {late:?}");
+            prop_assert!(kept.starts_with(&late), "{late:?} {kept:?}");
+        }
+    }
 
     #[test]
     fn what_does_not_fit_is_counted() {

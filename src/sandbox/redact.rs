@@ -61,13 +61,15 @@ impl Redactor {
             (1..=most).rev().find(|length| form.is_char_boundary(*length) && text.ends_with(&form[..*length]))
         };
         let mut end = text.len() - self.forms.iter().filter_map(held).max().unwrap_or(0);
-        // A secret that is whole may overlap with the one that may begin; it is held back with it.
-        let across = |end: usize| {
-            let found = self.forms.iter().flat_map(|form| text.match_indices(form.as_str()));
-            found.filter(|(at, form)| *at < end && end < at + form.len()).map(|(at, _)| at).min()
-        };
-        while let Some(earlier) = across(end) {
-            end = earlier;
+        // A secret that is whole may overlap with the one that may begin; it is held back with it. From
+        // the last to the first, so that one pass is enough.
+        let found = self.forms.iter().flat_map(|form| text.match_indices(form.as_str()));
+        let mut found: Vec<(usize, usize)> = found.map(|(at, form)| (at, at + form.len())).collect();
+        found.sort_unstable_by_key(|(at, _)| std::cmp::Reverse(*at));
+        for (from, to) in found {
+            if from < end && end < to {
+                end = from;
+            }
         }
         text.truncate(end);
         self.text(text);

@@ -25,16 +25,26 @@ impl Scheduler {
 
     /// What a run wrote; of one that goes on, what it has written so far.
     pub async fn get_logs(&self, id: RunId) -> Result<RunLogs> {
-        for store in self.all_stores() {
-            if let Some(logs) = store.get_logs(id).await? {
-                return Ok(logs);
-            }
+        if let Some(logs) = self.kept_logs(id).await? {
+            return Ok(logs);
         }
-        match self.going(id) {
-            Some(going) => Ok(going.executor.logs_so_far(id).await.unwrap_or_default()),
-            // It waits for its slot.
+        if let Some(going) = self.going(id) {
+            return Ok(going.executor.logs_so_far(id).await.unwrap_or_default());
+        }
+        // It ended meanwhile, or it waits for its slot.
+        match self.kept_logs(id).await? {
+            Some(logs) => Ok(logs),
             None => self.get_run(id).await.map(|_| RunLogs::default()),
         }
+    }
+
+    async fn kept_logs(&self, id: RunId) -> Result<Option<RunLogs>> {
+        for store in self.all_stores() {
+            if let Some(logs) = store.get_logs(id).await? {
+                return Ok(Some(logs));
+            }
+        }
+        Ok(None)
     }
 
     fn going(&self, id: RunId) -> Option<Going> {

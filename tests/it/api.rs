@@ -73,9 +73,10 @@ fn lists_page_by_cursor() {
     assert_eq!(ids, ["j0", "j1", "j2", "j3", "j4", "j5", "j6"]);
     let plugins = served.ask("GET", "/v1/plugins?limit=1&after=a", "").json();
     assert_eq!((plugins["items"][0]["name"].as_str(), plugins["next"].as_str()), (Some("sample"), None));
-    let timeline = served.ask("GET", "/v1/timeline?hours=3&limit=2", "").json();
+    let next = served.ask("GET", "/v1/jobs/j0", "").json()["next_run_time"].as_str().unwrap().to_owned();
+    let timeline = served.ask("GET", &format!("/v1/timeline?hours=3&limit=2&from={next}"), "").json();
     let first = &timeline["items"][0];
-    assert_eq!((first["total"].as_u64(), first["counts"].as_array().map(Vec::len)), (Some(2), Some(12)));
+    assert_eq!((first["total"].as_u64(), first["counts"].as_array().map(Vec::len)), (Some(3), Some(12)));
     assert_eq!(timeline["next"], "j1");
     for bad in ["/v1/jobs?limit=x", "/v1/jobs?nope=1", "/v1/timeline?from=x", "/v1/runs?outcome=odd", "/v1/runs/x"] {
         assert_eq!(served.ask("GET", bad, "").code(), "invalid", "{bad}");

@@ -175,7 +175,8 @@ fn a_daemon_fires_jobs_and_tells_of_traps_and_fuel() {
     home.ok(&["job", "add", "sample:add-one", "--args", "[1]", "--every", "1s", "--id", "good"]);
     home.ok(&["job", "add", "sample:trap", "--id", "bad"]);
     home.ok(&["job", "add", "sample:spin", "--fuel", "1000000", "--id", "spins"]);
-    let mut follow = home.command(&["--json", "events", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut follow =
+        home.command(&["--json", "events", "--follow", "--since", "0"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut seen = Vec::new();
     for line in BufReader::new(follow.stdout.take().unwrap()).lines() {
         let event: Value = serde_json::from_str(&line.unwrap()).unwrap();

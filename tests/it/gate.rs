@@ -84,12 +84,21 @@ fn a_token_says_what_its_holder_may_do() {
         ("GET", "/v1/tokens"),
         ("PUT", "/v1/secrets/x"),
         ("GET", "/v1/backup"),
+        ("GET", "/v1/export"),
+        ("GET", "/v1/listeners"),
+        ("GET", "/v1/jobs/x/state"),
     ] {
         let answer = served.ask_with(&look, method, path, "{}");
         assert_eq!((answer.status, answer.code().as_str()), (403, "forbidden"), "{method} {path}");
         assert_eq!(served.ask_with("", method, path, "{}").status, 401, "{method} {path}");
     }
     assert_eq!(may(&operate, "PUT", "/v1/secrets/x", r#"{"value":"hunter2hunter2"}"#), 204);
+    served.home.ok(&["plugin", "grant", "sample", "--allow-env", "KEY=hidden-value"]);
+    for path in ["/v1/plugins", "/v1/plugins/sample", "/v1/plugins/sample/grants"] {
+        let seen = served.ask_with(&look, "GET", path, "").body;
+        assert!(seen.contains("KEY") && !seen.contains("hidden-value"), "{path}: {seen}");
+        assert!(served.ask("GET", path, "").body.contains("hidden-value"), "{path}");
+    }
     assert_eq!(served.send("GET", "/v1/jobs", &[], "").status, 401);
     assert_eq!(
         served.send("GET", &format!("/v1/jobs?token={operate}"), &[], "").status,
@@ -128,6 +137,7 @@ fn the_socket_is_enough_for_jobs_and_not_for_grants() {
         ("POST", "/v1/session/code"),
         ("GET", "/v1/backup"),
         ("DELETE", "/v1/plugins/sample"),
+        ("PUT", "/v1/listeners/x"),
     ] {
         let answer = ask(method, path, "{}");
         assert_eq!((answer.status, answer.code().as_str()), (403, "forbidden"), "{method} {path}");
@@ -139,6 +149,63 @@ fn the_socket_is_enough_for_jobs_and_not_for_grants() {
     let entry = &entries["items"][0];
     assert_eq!((&entry["operation"], &entry["peer"]), (&json!("put_grants"), &json!("socket")));
     assert!(entry["caller"].as_str().unwrap().starts_with("token operator, uid "), "{entry}");
+}
+
+#[test]
+fn a_caller_that_goes_away_is_on_record_and_leaves_nothing_half_done() {
+    let served = Served::new(&["--paused"]);
+    let bearer = format!("Bearer {}", served.token);
+    let host = served.address.to_string();
+    for at in 0..20 {
+        let headers = [("Host", host.as_str()), ("Authorization", &bearer), ("Content-Type", "application/json")];
+        let body = format!(r#"{{"func":"sample:add-one","args":[1],"id":"j{at}","trigger":"every 1h"}}"#);
+        served.connect().write_all(request("POST", "/v1/jobs", &headers, &body).as_bytes()).unwrap();
+    }
+    until("each on record that was done", || {
+        let done = served.home.json(&["job", "list"])["items"].as_array().unwrap().len();
+        let log = served.home.json(&["audit", "--limit", "100"]);
+        let entries = log["items"].as_array().unwrap().iter();
+        let told = entries.filter(|entry| entry["operation"] == "add_job" && entry["status"] == 201).count();
+        (done == told && done > 0).then_some(())
+    });
+}
+
+#[test]
+fn a_flood_of_refusals_does_not_push_out_what_was_done() {
+    let served = Served::new(&["--paused"]);
+    served.home.ok(&["job", "add", "sample:add-one", "--args", "[1]", "--every", "1h", "--id", "j"]);
+    for _ in 0..150 {
+        served.send("POST", "/v1/jobs", &[("Content-Type", "application/json")], "{}");
+    }
+    let lines = std::fs::read_to_string(served.home.path().join("audit.jsonl")).unwrap();
+    assert!(lines.contains("add_job") && lines.lines().count() < 130, "{} lines", lines.lines().count());
+}
+
+#[test]
+fn what_streams_ends_with_the_token_that_it_came_with() {
+    let served = Served::new(&[]);
+    let token = served.home.ok(&["token", "create", "short", "--read-only"]).trim().to_owned();
+    let bearer = format!("Bearer {token}");
+    let host = served.address.to_string();
+    let headers = [("Host", host.as_str()), ("Authorization", &bearer), ("Accept", "text/event-stream")];
+    let mut stream = served.connect();
+    stream.write_all(request("GET", "/v1/events", &headers, "").as_bytes()).unwrap();
+    let mut begun = [0; 12];
+    stream.read_exact(&mut begun).unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    served.home.ok(&["token", "remove", "short"]);
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("the stream goes on");
+}
+
+#[test]
+fn every_job_goes_only_if_that_is_meant() {
+    let served = Served::new(&["--paused"]);
+    served.home.ok(&["job", "add", "sample:add-one", "--args", "[1]", "--every", "1h", "--id", "j"]);
+    assert_eq!(served.ask("DELETE", "/v1/jobs", "").code(), "invalid");
+    assert_eq!(served.home.json(&["job", "list"])["items"].as_array().unwrap().len(), 1);
+    assert_eq!(served.ask("DELETE", "/v1/jobs?all=true", "").status, 204);
+    assert!(served.home.json(&["job", "list"])["items"].as_array().unwrap().is_empty());
 }
 
 /// Only root can be somebody else; elsewhere this says so.
@@ -203,6 +270,13 @@ fn a_browser_signs_in_once_with_a_code_and_out() {
     assert_eq!(login(&json!({ "code": code }).to_string()).status, 401, "a code is good once");
     assert_eq!(login(r#"{"token":"wrong"}"#).status, 401);
     assert_eq!(login("{}").status, 400);
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "k")];
+    served.send("POST", "/v1/session", &headers, r#"{"token":"wrong"}"#);
+    assert!(!served.home.path().join("idempotency.jsonl").exists(), "strangers leave nothing on the disk");
+    let bearer = format!("Bearer {}", served.token);
+    let headers = [headers[0], headers[1], ("Authorization", &bearer)];
+    let made = served.send("POST", "/v1/tokens", &headers, r#"{"name":"kept","kind":"operator"}"#);
+    assert!(made.status == 201 && !served.home.path().join("idempotency.jsonl").exists(), "no token is kept as text");
     let begin = || {
         let mut stream = served.connect();
         let body = json!({ "token": served.token }).to_string();

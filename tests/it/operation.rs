@@ -166,6 +166,14 @@ fn a_backup_of_a_daemon_that_works_begins_another_home() {
     assert_eq!(again.ask("GET", "/v1/jobs", "").status, 200);
     let noise = served.home.file("noise.tar", b"noise");
     Home::new().refused(&["restore", noise.to_str().unwrap()], 1, &["noise.tar"]);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(6).position(|name| name == b"db/db\0").unwrap() + 512;
+    bytes[at..at + 4000].fill(b'x');
+    let damaged = served.home.file("damaged.tar", &bytes);
+    let empty = Home::new();
+    empty.refused(&["restore", damaged.to_str().unwrap()], 1, &["it is damaged", "take another one"]);
+    assert!(!empty.path().exists());
+    served.home.refused(&["backup", file.to_str().unwrap()], 1, &["backup.tar"]);
 }
 
 #[test]

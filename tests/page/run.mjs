@@ -182,7 +182,13 @@ step('a refused job leaves the form as it was', async () => {
   await browser.field('Id').fill('greeting');
   browser.allowed.push(/409/);
   await browser.button('Add job').click();
-  await browser.says(/exists already/);
+  const refusal = main.getByRole('alert').filter({ hasText: 'exists already' });
+  await refusal.waitFor();
+  const { y, height } = await refusal.boundingBox();
+  assert(y >= 0 && y + height <= page.viewportSize().height, 'what is wrong is out of sight');
+  await browser.until(() => document.activeElement.getAttribute('aria-invalid') === 'true' && document.activeElement.value === 'greeting');
+  await browser.field('Id').fill('greeting-2');
+  await refusal.waitFor({ state: 'detached' });
   assert((await browser.field('name string').inputValue()) === 'Eve', 'the argument is gone');
 });
 
@@ -290,6 +296,26 @@ step('hostile errors and outputs are shown as text', async () => {
   await browser.says(/window\.pwned=2/);
 });
 
+step('a job whose last run failed says so, and is found', async () => {
+  await browser.view('#/jobs', 'Jobs');
+  await row('fails').getByText('failing').waitFor();
+  await browser.button('failing', main.getByRole('group', { name: 'State' })).click();
+  await row('greeting').waitFor({ state: 'detached' });
+  await row('fails').waitFor();
+});
+
+step('a job without a chosen id is called by its function', async () => {
+  const { body } = await browser.api('POST', '/v1/jobs', { func: 'unruly:idle', trigger: 'every 5m' });
+  assert(/^[a-z0-9]{26}$/.test(body.id), `the id is ${body.id}`);
+  await browser.view('#/jobs', 'Jobs');
+  const made = row('unruly:idle');
+  await made.getByText(body.id).waitFor();
+  assert(!(await made.textContent()).includes('counted from'), 'the list says too much');
+  await browser.view(`#/jobs/${body.id}`, 'unruly:idle');
+  await browser.says(/counted from/);
+  await browser.api('DELETE', `/v1/jobs/${body.id}`);
+});
+
 step('failures of a kind are one line', async () => {
   await browser.view('#/failures', 'Failures');
   await main.getByRole('row').filter({ hasText: MARKUP }).first().waitFor();
@@ -307,7 +333,7 @@ step('the timeline shows the next day, as a chart and as a table', async () => {
   await swap.click();
   await row('often').waitFor();
   if (size === 'phone') await swap.click();
-  await browser.says(/20[3-6] fire times/);
+  await browser.says(/20[5-8] times, next /);
 });
 
 step('events come in live, are filtered, and wait while paused', async () => {
@@ -334,8 +360,10 @@ step('a lost connection is told, and comes back by itself', async () => {
   // A stream that is lost: the page's own is closed by a new one that finds no server.
   await page.reload();
   await page.getByText('disconnected', { exact: true }).waitFor();
+  await page.getByText('not known', { exact: true }).waitFor();
   await browser.context.unroute('**/v1/events?*');
   await page.getByText('live', { exact: true }).waitFor({ timeout: 20_000 });
+  await page.getByText('scheduling', { exact: true }).waitFor();
 });
 
 step('the scheduler is paused and resumed from above', async () => {
@@ -426,6 +454,31 @@ step('every view is sound and accessible in both themes', async () => {
   }
 });
 
+if (size === 'desktop') {
+  step('between a phone and a desk nothing is squeezed', async () => {
+    const before = page.viewportSize();
+    for (const viewport of [{ width: 900, height: 800 }, { width: 768, height: 1024 }, { width: 1024, height: 768 }, { width: 720, height: 800 }]) {
+      await page.setViewportSize(viewport);
+      const where = `at ${viewport.width} pixels`;
+      for (const [hash, heading] of [['#/jobs', 'Jobs'], ['#/timeline', 'Next 24 hours'], ['#/failures', 'Failures'], ['#/jobs/greeting', 'greeting']]) {
+        await browser.view(hash, heading);
+        const { header, over } = await page.evaluate(() => ({
+          header: document.querySelector('header.bar').getBoundingClientRect().height,
+          over: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+        }));
+        assert(header <= 64, `${where} the header of ${hash} is ${header} pixels high`);
+        assert(over <= 0, `${where} ${hash} scrolls sideways by ${over} pixels`);
+      }
+      await browser.view('#/jobs', 'Jobs');
+      await row('greeting').waitFor();
+      const widths = await main.locator('table.jobs td.main').evaluateAll((cells) => cells.filter((cell) => cell.offsetParent !== null).map((cell) => cell.getBoundingClientRect().width));
+      assert(widths.length > 0 && Math.min(...widths) >= 120, `${where} a cell of the job column is ${Math.min(...widths)} pixels wide`);
+      await browser.shot(`squeezed-${viewport.width}`);
+    }
+    await page.setViewportSize(before);
+  });
+}
+
 step('the chosen theme is remembered', async () => {
   const chosen = await browser.theme();
   await page.reload();
@@ -439,15 +492,28 @@ step('a session that ends under a form takes nothing with it', async () => {
   await browser.field('name string').fill('Grace');
   await browser.field('Trigger').fill('every day at 9');
   await browser.field('Id').fill('grace');
-  await browser.api('DELETE', '/v1/session');
-  await browser.button('Add job').click();
   const dialog = page.getByRole('dialog', { name: 'Sign in again' });
-  await dialog.waitFor();
+  const again = async () => {
+    await browser.field('Token', dialog).fill(token);
+    await browser.button('Sign in', dialog).click();
+    await dialog.waitFor({ state: 'detached' });
+    assert((await browser.field('name string').inputValue()) === 'Grace', 'the argument is gone');
+    assert((await browser.field('Id').inputValue()) === 'grace', 'the id is gone');
+  };
+  // Nothing is clicked: the stream ends with the session, and the page notices by itself.
+  await browser.api('DELETE', '/v1/session');
+  await dialog.waitFor({ timeout: 20_000 });
   await browser.accessible();
-  await browser.field('Token', dialog).fill(token);
-  await browser.button('Sign in', dialog).click();
-  await dialog.waitFor({ state: 'detached' });
-  assert((await browser.field('name string').inputValue()) === 'Grace', 'the argument is gone');
+  await again();
+  await page.getByText('live', { exact: true }).waitFor();
+  // It is clicked before the page can have noticed.
+  await page.evaluate(async () => {
+    const add = [...document.querySelectorAll('main button')].find((button) => button.textContent === 'Add job');
+    await fetch('/v1/session', { method: 'DELETE' });
+    add.click();
+  });
+  await dialog.waitFor();
+  await again();
   await browser.button('Add job').click();
   await main.locator('h1', { hasText: 'grace' }).waitFor();
 });
@@ -502,6 +568,19 @@ step('a code in the address signs in once, and leaves the address', async () => 
   await browser.button('Account and settings').click();
   await browser.button('Sign out').click();
   await browser.field('Token').waitFor();
+  await page.goto('about:blank');
+  await page.goto(`${url}/#code=${browser.code}`);
+  await browser.says(/this address was used already/);
+});
+
+step('who comes back after the session has ended is told so', async () => {
+  browser.allowed.push(/401/);
+  await signIn(browser.looker);
+  await main.locator('h1', { hasText: 'Jobs' }).waitFor();
+  await browser.context.clearCookies();
+  await page.reload();
+  await browser.field('Token').waitFor();
+  await browser.says(/The session has ended/);
 });
 
 step('who may only look sees no verbs', async () => {
@@ -515,6 +594,11 @@ step('who may only look sees no verbs', async () => {
   await browser.view('#/jobs/idle', 'idle');
   await browser.says(/09:00/);
   assert((await browser.button('Run now').count()) === 0, 'it can be run');
+  for (const [hash, heading] of [['#/add-job', 'Add a job'], ['#/edit-job/idle', 'Edit'], ['#/add-plugin', 'Add a plugin']]) {
+    await browser.view(hash, heading);
+    await browser.says(/only for looking/);
+    assert((await main.getByRole('button').count()) === 0, 'there is a form');
+  }
 });
 
 const began = Date.now();

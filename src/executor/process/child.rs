@@ -177,8 +177,12 @@ impl Worker {
         let live = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|(_, live)| live.clone());
         // The answer to a call that has ended is on its way.
         let Some(live) = live else { return };
-        let frame = wire::encode(&FromWorker::Written(id, Box::new(live.so_far())));
-        let _ = frame.map(|frame| tell.send(frame));
+        let tell = tell.clone();
+        // A long text takes its time, and other calls must not wait for it.
+        tokio::task::spawn_blocking(move || {
+            let frame = wire::encode(&FromWorker::Written(id, Box::new(live.so_far())));
+            frame.map(|frame| tell.send(frame))
+        });
     }
 
     async fn call(&self, call: CallFrame, cancel: &CancellationToken) -> Ended {

@@ -119,6 +119,8 @@ impl Worker {
         let mut calls = self.calls();
         if calls.waiting.contains_key(&id) {
             let asked = calls.asked.entry(id).or_default();
+            // Who has stopped waiting is not the one who asked for all.
+            asked.retain(|tell| !tell.is_closed());
             asked.push(tell);
             // One question is enough for all who ask meanwhile.
             if asked.len() == 1 {

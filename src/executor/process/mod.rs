@@ -103,11 +103,12 @@ impl ProcessExecutor {
             setting: Setting::new(&run, &job, started).given(given),
         };
         let _place = Place { executor: self, worker: &worker, id, run: run.id };
-        self.going().insert(run.id, Whereabouts { worker: worker.clone(), call: id, limits: job.limits });
         if let Err(error) = worker.send(frame) {
             let outcome = Outcome::Internal { error: format!("the call cannot be sent to a worker: {error}") };
             return Ok(self.plugins.report(started, component.digest, Ended::without_a_call(outcome)));
         }
+        // After the call is on its way, because a question about it must not overtake it.
+        self.going().insert(run.id, Whereabouts { worker: worker.clone(), call: id, limits: job.limits });
         let (answer, overdue) = self.wait(&worker, waiting, job.limits.timeout, &cancel).await;
         let ended = match answer {
             Ok(ended) => ended.checked(&job.limits, &base),

@@ -8,10 +8,10 @@ pub mod token;
 
 use super::Api;
 use super::access::{Access, Caller, Peer};
-use super::audit::Entry;
+use super::audit::{Entry, Later};
 use super::operation::{Body, Operation};
 use super::problem::Problem;
-use crate::error::Result as AppResult;
+use crate::error::{Error, Result as AppResult};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -23,6 +23,7 @@ use session::Sessions;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use token::Tokens;
+use tokio::sync::watch;
 
 /// Wrong tokens that are answered within [`FAILURES_WITHIN`]; further ones are told to wait. Right ones
 /// always get in, so nobody can be locked out.
@@ -34,6 +35,8 @@ pub struct Gate {
     pub tokens: Tokens,
     pub sessions: Sessions,
     pub hosts: Hosts,
+    /// Counts tokens and sessions that ended.
+    pub changes: watch::Sender<u64>,
     failures: Mutex<(DateTime<Utc>, u32)>,
 }
 
@@ -43,6 +46,7 @@ impl Gate {
             tokens: Tokens::open(home)?,
             sessions: Sessions::default(),
             hosts: Hosts::default(),
+            changes: watch::Sender::new(0),
             failures: Mutex::default(),
         })
     }
@@ -70,15 +74,29 @@ impl Gate {
             let bearer = text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer") && given.next().is_none());
             let token = bearer.and_then(|(_, text)| self.tokens.find(text.trim()));
             return match token {
-                Some(token) => Ok(nobody.with_token(token.name.as_str(), token.kind.access())),
+                Some(credential) => Ok(nobody.with(credential)),
                 // The own user's file may be older than the daemon's tokens; the socket is enough.
                 None if !matches!(peer, Peer::Tcp { .. }) => Ok(nobody),
                 None => Err(self.failed(now)),
             };
         }
-        let token = cookie(peer, headers).and_then(|text| self.sessions.find(text, now));
-        let token = token.and_then(|name| self.tokens.get(&name));
-        Ok(token.map_or(nobody.clone(), |token| nobody.with_token(token.name.as_str(), token.kind.access())))
+        let Some(text) = cookie(peer, headers) else { return Ok(nobody) };
+        let credential = self.sessions.find(text, now).filter(|credential| self.tokens.is_valid(credential));
+        Ok(match credential {
+            Some(credential) => Caller { session: Some(text.into()), ..nobody.with(credential) },
+            None => nobody,
+        })
+    }
+
+    /// Whether a caller may still do what they might when they came.
+    pub fn holds(&self, caller: &Caller, now: DateTime<Utc>) -> bool {
+        caller.credential.as_ref().is_none_or(|credential| self.tokens.is_valid(credential))
+            && caller.session.as_ref().is_none_or(|text| self.sessions.find(text, now).is_some())
+    }
+
+    /// Tells those who stream that somebody may have lost what they had.
+    pub fn changed(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
     }
 }
 
@@ -107,8 +125,9 @@ pub async fn enter(State(api): State<Api>, mut request: Request, next: Next) -> 
         }
         Err(problem) => {
             let caller = request.extensions().get::<Peer>().copied().map(Caller::of);
-            api.audit.refused(now, caller.as_ref(), &request, &problem);
-            problem.into_response()
+            let response = problem.into_response();
+            api.audit.refused(Entry::new(now, caller.as_ref(), None, &request).ended(&response));
+            response
         }
     };
     let headers = response.headers_mut();
@@ -145,8 +164,9 @@ fn admit(api: &Api, request: &Request, now: DateTime<Utc>) -> Result<Caller, Pro
 
 /// An operation's handler behind the checks that depend on it.
 pub fn guard(api: &Api, operation: Operation) -> MethodRouter<Api> {
+    let once = operation.is_once();
     let Operation { id, access, body, handler, body_bytes_max, .. } = operation;
-    let guard = Guard { api: api.clone(), id, access, body };
+    let guard = Guard { api: api.clone(), id, access, body, once };
     let handler = match body_bytes_max {
         Some(max) => handler.layer(axum::extract::DefaultBodyLimit::max(max)),
         None => handler,
@@ -160,35 +180,49 @@ struct Guard {
     id: &'static str,
     access: Access,
     body: Body,
+    /// A request with a key is done once.
+    once: bool,
 }
 
 async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let api = guard.api.clone();
-    let now = api.app.scheduler.clock().now();
+    let now = guard.api.app.scheduler.clock().now();
     let caller = request.extensions().get::<Caller>().cloned();
-    // What changes something is on record, and so is who was not let.
-    let audited = guard.access >= Access::Operate || guard.id == super::LOGIN;
-    let entry = audited.then(|| Entry::new(now, caller.as_ref(), guard.id, &request));
-    let response = match guard.admit(caller.as_ref(), &request) {
-        Ok(()) => {
-            let key = request.headers().get("idempotency-key").cloned();
-            match (key, caller) {
-                (Some(key), Some(caller)) if request.method() == axum::http::Method::POST => {
-                    super::idempotency::once(&api, &key, &caller, request, next).await
-                }
-                _ => next.run(request).await,
-            }
-        }
-        Err(problem) => problem.into_response(),
-    };
-    api.app.metrics.answered(guard.id, response.status().as_u16());
-    if let Some(entry) = entry {
-        api.audit.write(entry.ended(&response));
+    let entry = Entry::new(now, caller.as_ref(), Some(guard.id), &request);
+    if let Err(problem) = guard.admit(caller.as_ref(), &request) {
+        let response = problem.into_response();
+        guard.api.app.metrics.answered(guard.id, response.status().as_u16());
+        guard.api.audit.refused(entry.ended(&response));
+        return response;
     }
-    response
+    if guard.access == Access::Read {
+        return guard.handle(caller, None, request, next).await;
+    }
+    // On its own, because a caller that goes away must leave nothing half done, and is on record.
+    let handled = tokio::spawn(async move { guard.handle(caller, Some(entry), request, next).await });
+    let broken = |e| Problem::from(Error::host("handling the request broke off", e)).into_response();
+    handled.await.unwrap_or_else(broken)
 }
 
 impl Guard {
+    /// Has the handler answer, and writes what came of it into the audit log.
+    async fn handle(&self, caller: Option<Caller>, entry: Option<Entry>, request: Request, next: Next) -> Response {
+        let key = request.headers().get("idempotency-key").filter(|_| self.once).cloned();
+        let mut response = match (key, caller) {
+            (Some(key), Some(caller)) => super::idempotency::once(&self.api, &key, &caller, request, next).await,
+            _ => next.run(request).await,
+        };
+        self.api.app.metrics.answered(self.id, response.status().as_u16());
+        let Some(entry) = entry.map(|entry| entry.ended(&response)) else { return response };
+        match response.extensions_mut().remove::<Later>() {
+            Some(later) => later.hand(entry),
+            None if self.access == Access::None && self.id != super::LOGIN => {}
+            // Somebody who tries tokens must not fill the log.
+            None if self.access == Access::None && entry.status >= 400 => self.api.audit.refused(entry),
+            None => self.api.audit.write(entry),
+        }
+        response
+    }
+
     fn admit(&self, caller: Option<&Caller>, request: &Request) -> Result<(), Problem> {
         let has = caller.map_or(Access::None, |caller| caller.access);
         if has < self.access {

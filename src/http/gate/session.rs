@@ -1,8 +1,7 @@
 //! Sessions of browsers: signed in with a token, or with a code that is good once.
 
-use super::token::{hash, random};
+use super::token::{Credential, hash, random};
 use crate::error::Result;
-use crate::job::Alias;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,15 +19,15 @@ pub struct Sessions(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    sessions: HashMap<[u8; 32], (Alias, DateTime<Utc>)>,
-    codes: HashMap<[u8; 32], (Alias, DateTime<Utc>)>,
+    sessions: HashMap<[u8; 32], (Credential, DateTime<Utc>)>,
+    codes: HashMap<[u8; 32], (Credential, DateTime<Utc>)>,
 }
 
 /// Keeps one more, and at most so many.
 fn keep(
-    kept: &mut HashMap<[u8; 32], (Alias, DateTime<Utc>)>,
+    kept: &mut HashMap<[u8; 32], (Credential, DateTime<Utc>)>,
     most: usize,
-    token: Alias,
+    token: Credential,
     until: DateTime<Utc>,
 ) -> Result<String> {
     let text = random()?;
@@ -47,12 +46,12 @@ impl Sessions {
     }
 
     /// A new session of a token: the text of its cookie.
-    pub fn begin(&self, token: Alias, now: DateTime<Utc>) -> Result<String> {
+    pub fn begin(&self, token: Credential, now: DateTime<Utc>) -> Result<String> {
         keep(&mut self.inner().sessions, SESSIONS_MAX, token, now + SESSION_AGE)
     }
 
     /// The token whose session this is. Looked up by hash, so that time tells nothing of the text.
-    pub fn find(&self, text: &str, now: DateTime<Utc>) -> Option<Alias> {
+    pub fn find(&self, text: &str, now: DateTime<Utc>) -> Option<Credential> {
         self.inner().sessions.get(&hash(text)).filter(|(_, until)| *until > now).map(|(token, _)| token.clone())
     }
 
@@ -60,20 +59,13 @@ impl Sessions {
         self.inner().sessions.remove(&hash(text));
     }
 
-    /// Signs everybody out who came with this token.
-    pub fn end_all_of(&self, token: &Alias) {
-        let mut inner = self.inner();
-        inner.sessions.retain(|_, (of, _)| of != token);
-        inner.codes.retain(|_, (of, _)| of != token);
-    }
-
     /// A code that begins one session, soon.
-    pub fn code(&self, token: Alias, now: DateTime<Utc>) -> Result<String> {
+    pub fn code(&self, token: Credential, now: DateTime<Utc>) -> Result<String> {
         keep(&mut self.inner().codes, CODES_MAX, token, now + CODE_AGE)
     }
 
     /// The token of a code, which is used up.
-    pub fn redeem(&self, code: &str, now: DateTime<Utc>) -> Option<Alias> {
+    pub fn redeem(&self, code: &str, now: DateTime<Utc>) -> Option<Credential> {
         self.inner().codes.remove(&hash(code)).filter(|(_, until)| *until > now).map(|(token, _)| token)
     }
 }
@@ -81,10 +73,18 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::gate::token::{TokenKind, Tokens};
+
+    fn credential() -> Credential {
+        let home = tempfile::tempdir().unwrap();
+        let tokens = Tokens::open(home.path()).unwrap();
+        let (_, text) = tokens.create("t".parse().unwrap(), TokenKind::ReadOnly, DateTime::UNIX_EPOCH).unwrap();
+        tokens.find(&text).unwrap()
+    }
 
     #[test]
     fn a_code_is_good_once_and_soon() {
-        let (sessions, now, token): (_, _, Alias) = (Sessions::default(), DateTime::UNIX_EPOCH, "t".parse().unwrap());
+        let (sessions, now, token) = (Sessions::default(), DateTime::UNIX_EPOCH, credential());
         let code = sessions.code(token.clone(), now).unwrap();
         assert_eq!(sessions.redeem(&code, now), Some(token.clone()));
         assert_eq!(sessions.redeem(&code, now), None);
@@ -93,17 +93,16 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_by_age_by_hand_and_with_its_token() {
-        let (sessions, now, token): (_, _, Alias) = (Sessions::default(), DateTime::UNIX_EPOCH, "t".parse().unwrap());
+    fn a_session_ends_by_age_and_by_hand_and_there_are_only_so_many() {
+        let (sessions, now, token) = (Sessions::default(), DateTime::UNIX_EPOCH, credential());
         let begin = || sessions.begin(token.clone(), now).unwrap();
         let (one, two) = (begin(), begin());
         assert_eq!(sessions.find(&one, now), Some(token.clone()));
         assert_eq!(sessions.find(&one, now + SESSION_AGE), None);
         sessions.end(&one);
         assert_eq!(sessions.find(&one, now), None);
-        sessions.end_all_of(&token);
-        assert_eq!(sessions.find(&two, now), None);
-        let all: Vec<String> = (0..SESSIONS_MAX as i64 + 1)
+        assert_eq!(sessions.find(&two, now), Some(token.clone()));
+        let all: Vec<String> = (1..SESSIONS_MAX as i64 + 2)
             .map(|at| sessions.begin(token.clone(), now + TimeDelta::seconds(at)).unwrap())
             .collect();
         assert!(sessions.find(&all[0], now).is_none() && sessions.find(&all[1], now).is_some());

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::http::access::Access;
+use crate::http::files::write_private;
 use crate::invalid::Invalid;
 use crate::job::Alias;
 use base64::Engine;
@@ -9,7 +10,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use subtle::ConstantTimeEq;
@@ -52,6 +52,19 @@ struct Kept {
     token: Token,
     /// SHA-256 of its text, in hexadecimal.
     hash: String,
+}
+
+/// A token as it is now: another text, or another token of the same name, is not this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    pub token: Token,
+    hash: String,
+}
+
+impl From<&Kept> for Credential {
+    fn from(kept: &Kept) -> Self {
+        Credential { token: kept.token.clone(), hash: kept.hash.clone() }
+    }
 }
 
 /// The tokens of one installation, in `tokens.json`.
@@ -102,24 +115,30 @@ impl Tokens {
     pub fn ensure_local(&self, now: DateTime<Utc>) -> Result<()> {
         let name: Alias = LOCAL.parse()?;
         let text = std::fs::read_to_string(&self.local).unwrap_or_default();
-        if self.find(text.trim()).is_some_and(|token| token.name == name) {
+        if self.find(text.trim()).is_some_and(|found| found.token.name == name) {
             return Ok(());
         }
-        self.make(name, TokenKind::Operator, now).map(|_| ())
+        self.make(name, now, |_| Ok(TokenKind::Operator)).map(|_| ())
     }
 
     /// The token with this text.
-    pub fn find(&self, text: &str) -> Option<Token> {
+    pub fn find(&self, text: &str) -> Option<Credential> {
         let given = hexadecimal(&hash(text));
         // Every one is compared, each in constant time.
         self.kept().iter().fold(None, |found, kept| {
             let equal = bool::from(kept.hash.as_bytes().ct_eq(given.as_bytes()));
-            if equal { Some(kept.token.clone()) } else { found }
+            if equal { Some(kept.into()) } else { found }
         })
     }
 
-    pub fn get(&self, name: &Alias) -> Option<Token> {
-        self.kept().iter().map(|kept| &kept.token).find(|token| token.name == *name).cloned()
+    /// The token of this name, as it is now.
+    pub fn get(&self, name: &Alias) -> Option<Credential> {
+        self.kept().iter().find(|kept| kept.token.name == *name).map(Credential::from)
+    }
+
+    /// Whether a token still has the text with which somebody came.
+    pub fn is_valid(&self, credential: &Credential) -> bool {
+        self.get(&credential.token.name).as_ref() == Some(credential)
     }
 
     /// All of them, by name.
@@ -131,17 +150,19 @@ impl Tokens {
 
     /// A new token, whose text is told this once.
     pub fn create(&self, name: Alias, kind: TokenKind, now: DateTime<Utc>) -> Result<(Token, String)> {
-        if self.get(&name).is_some() {
-            let reason = "there is one of this name (`sandclock token rotate` gives it a new text)";
-            return Err(Invalid::new("token", name.as_str(), reason).into());
-        }
-        self.make(name, kind, now)
+        self.make(name, now, |there| match there {
+            None => Ok(kind),
+            Some(token) => {
+                let reason = "there is one of this name (`sandclock token rotate` gives it a new text)";
+                Err(Invalid::new("token", token.name.as_str(), reason).into())
+            }
+        })
     }
 
     /// The same token with a new text; the old one is nothing any more.
     pub fn rotate(&self, name: &Alias, now: DateTime<Utc>) -> Result<(Token, String)> {
-        let token = self.get(name).ok_or_else(|| Error::TokenNotFound(name.clone()))?;
-        self.make(token.name, token.kind, now)
+        let missing = || Error::TokenNotFound(name.clone());
+        self.make(name.clone(), now, |there| there.map(|token| token.kind).ok_or_else(missing))
     }
 
     pub fn remove(&self, name: &Alias) -> Result<()> {
@@ -159,10 +180,17 @@ impl Tokens {
         Ok(())
     }
 
-    fn make(&self, name: Alias, kind: TokenKind, created: DateTime<Utc>) -> Result<(Token, String)> {
+    /// Gives a name a new text. `kind` says what it will be, or that it must not, from what is there.
+    fn make(
+        &self,
+        name: Alias,
+        created: DateTime<Utc>,
+        kind: impl FnOnce(Option<&Token>) -> Result<TokenKind>,
+    ) -> Result<(Token, String)> {
         let text = format!("{PREFIX}{}", random()?);
-        let token = Token { name, kind, created };
         let mut kept = self.kept();
+        let there = kept.iter().map(|kept| &kept.token).find(|token| token.name == name);
+        let token = Token { kind: kind(there)?, name, created };
         let mut all: Vec<Kept> = kept.iter().filter(|kept| kept.token.name != token.name).cloned().collect();
         if all.len() >= TOKENS_MAX {
             let reason = format!("there are {TOKENS_MAX} already (`sandclock token remove` removes one)");
@@ -185,17 +213,6 @@ impl Tokens {
     }
 }
 
-/// Writes a file that only its owner can read, whole or not at all.
-pub fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    // Made with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    std::fs::File::open(dir)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,7 +223,7 @@ mod tests {
         let (ci, now): (Alias, _) = ("ci".parse().unwrap(), DateTime::UNIX_EPOCH);
         let tokens = Tokens::open(home.path()).unwrap();
         let (token, text) = tokens.create(ci.clone(), TokenKind::ReadOnly, now).unwrap();
-        assert_eq!((text.len(), tokens.find(&text)), (53, Some(token)));
+        assert_eq!((text.len(), tokens.find(&text).map(|found| found.token)), (53, Some(token)));
         assert!(tokens.create(ci.clone(), TokenKind::Operator, now).is_err());
         let file = std::fs::read_to_string(home.path().join("tokens.json")).unwrap();
         assert!(!file.contains(&text) && file.contains(&hexadecimal(&hash(&text))));

@@ -33,9 +33,11 @@ export function problemOf(status, text) {
     // An answer that is not the API's own, such as a proxy's.
   }
   const forbidden = status === 403 && said.code === 'forbidden';
+  // What is previewed is in sight; that it is a preview need not be said.
+  const words = said.detail?.replace(/^invalid preview: /, '');
   const detail = forbidden
-    ? `your token may not do this${said.detail ? `: ${said.detail}` : ''}`
-    : said.detail || said.title || `the server answered with status ${status}`;
+    ? `your token may not do this${words ? `: ${words}` : ''}`
+    : words || said.title || `the server answered with status ${status}`;
   return new Problem({ status, code: said.code ?? 'unknown', detail });
 }
 

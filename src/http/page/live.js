@@ -50,7 +50,10 @@ export function start() {
   };
   source.addEventListener('lagged', (message) => tell(JSON.parse(message.data)));
   source.onerror = () => {
+    const was = connection;
     become('lost');
+    // A session that ends takes its stream with it: whoever asks is told at once.
+    if (was === 'live') get('/v1/status').catch(() => {});
     // The browser tries again by itself, unless it was refused.
     if (source?.readyState !== EventSource.CLOSED) return;
     clearTimeout(retry);
@@ -73,6 +76,12 @@ export function stop() {
   clearTimeout(retry);
   source?.close();
   source = null;
+}
+
+/** There is no session: nothing is heard until there is one and `start` is called. */
+export function rest() {
+  stop();
+  become('lost');
 }
 
 export function forget() {

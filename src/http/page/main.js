@@ -17,17 +17,17 @@ import * as plugins from './views/plugins.js';
 import * as run from './views/run.js';
 import * as secrets from './views/secrets.js';
 import * as timeline from './views/timeline.js';
-import { empty, problemNote } from './widgets/feedback.js';
+import { empty, problemNote, toast } from './widgets/feedback.js';
 
-/** By the first part of the address: the place it belongs to, its title, the view of all and of one. */
+/** By the first part of the address: the place it belongs to, its title, the view of all and of one, the access that it needs. */
 const ROUTES = {
   jobs: { place: 'jobs', title: 'Jobs', all: jobs.show, one: job.show },
   runs: { place: 'jobs', title: 'Run', one: run.show },
-  'add-job': { place: 'jobs', title: 'Add a job', all: jobForm.add },
-  'edit-job': { place: 'jobs', title: 'Edit', one: jobForm.edit },
+  'add-job': { place: 'jobs', title: 'Add a job', all: jobForm.add, needs: 'operate' },
+  'edit-job': { place: 'jobs', title: 'Edit', one: jobForm.edit, needs: 'operate' },
   timeline: { place: 'timeline', title: 'Next 24 hours', all: timeline.show },
   plugins: { place: 'plugins', title: 'Plugins', all: plugins.show, one: plugin.show },
-  'add-plugin': { place: 'plugins', title: 'Add a plugin', all: plugins.add },
+  'add-plugin': { place: 'plugins', title: 'Add a plugin', all: plugins.add, needs: 'grant' },
   events: { place: 'events', title: 'Events', all: events.show },
   failures: { place: 'failures', title: 'Failures', all: failures.show },
   secrets: { place: 'secrets', title: 'Secrets', all: secrets.show },
@@ -45,6 +45,12 @@ let viewed = null;
 /** The view could not be shown. */
 let failed = false;
 let asking = null;
+
+/** Instead of a form whose button could only be refused. */
+function forbidden(place) {
+  const words = session.may('operate') ? 'This token may run jobs, and not grant anything.' : 'This token is only for looking.';
+  return empty('Not with this token', words, h('a.button', { href: `#/${place}` }, 'Back'));
+}
 
 /** `#/jobs/nightly?x=y` as its parts. */
 function address() {
@@ -88,7 +94,8 @@ async function showView({ focus = true } = {}) {
   const slow = setTimeout(() => replace(main, h('p.loading', { role: 'status' }, 'Loading …')), 200);
   failed = false;
   try {
-    if (view) await view(pageFor(place, query), parts[1]);
+    if (view && route.needs && !session.may(route.needs)) replace(place, h('header.top', h('h1', route.title)), forbidden(route.place));
+    else if (view) await view(pageFor(place, query), parts[1]);
     else replace(place, empty('Nothing here', 'There is no such page.', h('a.button', { href: '#/jobs' }, 'To the jobs')));
   } catch (problem) {
     if (signal.aborted || problem.name === 'AbortError') return;
@@ -128,6 +135,7 @@ async function enter({ focus = true } = {}) {
 /** The session has ended under a view: asks for another, over it, so that nothing typed is lost. */
 function lost() {
   if (shell === null || asking?.isConnected) return;
+  live.rest();
   const access = session.current?.access;
   asking = loginDialog(() => {
     if (session.current.access !== access) return enter();
@@ -141,7 +149,15 @@ async function arrive() {
   const code = /^#code=(.+)$/.exec(location.hash)?.[1];
   if (!code) return (await session.load()) !== null;
   history.replaceState(null, '', '#/jobs');
-  await session.signIn({ code: decodeURIComponent(code) });
+  try {
+    await session.signIn({ code: decodeURIComponent(code) });
+  } catch (problem) {
+    if (problem.status !== 401) throw problem;
+    const spent = 'this address was used already or is older than two minutes; `sandclock open` prints a new one';
+    // Who is signed in stays so.
+    if ((await session.load()) === null) throw new Error(spent);
+    toast(`You stay signed in as before: ${spent}.`);
+  }
   return true;
 }
 

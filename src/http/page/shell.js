@@ -1,7 +1,7 @@
 // What stands around every view: where one can go, how the scheduler is, who one is.
 
 import * as api from './api.js';
-import { h, newId, replace, setText } from './dom.js';
+import { clean, h, newId, replace, setText } from './dom.js';
 import { icon } from './icons.js';
 import * as live from './live.js';
 import * as session from './session.js';
@@ -78,22 +78,37 @@ function status(signal) {
     },
   });
   verb.hidden = true;
-  const load = async () => {
-    now = await api.get('/v1/status', { signal });
-    const slots = Object.values(now.slots ?? {}).reduce((sum, { total }) => sum + total, 0);
+  const render = () => {
+    const known = now !== null && live.connection !== 'lost';
+    running.hidden = !known;
+    if (!known) {
+      verb.hidden = true;
+      phase.dataset.tone = 'none';
+      phase.title = 'The server does not answer; what is shown is what was known last';
+      // Nothing is said before the first answer.
+      if (live.connection === 'lost') replace(phase, h('span', 'not known'));
+      return;
+    }
+    const slots = Object.entries(now.slots ?? {}).map(([alias, { used, total }]) => `${alias} ${used} of ${total}`);
     const runs = now.phase === 'running';
     phase.dataset.tone = runs ? 'ok' : 'warn';
     replace(phase, h('span.mark', { 'data-state': runs ? 'active' : 'paused', 'aria-hidden': 'true' }), h('span', runs ? 'scheduling' : now.phase));
     phase.title = `Sandclock ${now.version} on ${now.node}${now.uptime ? `, up for ${duration(now.uptime)}` : ''}; ${plural(now.jobs, 'job')}, time zones ${now.time_zones}`.slice(0, 300);
-    setText(running, `${now.running}${slots > 0 ? ` of ${slots}` : ''} running`);
+    setText(running, `${now.running} running`);
+    running.title = slots.length > 0 ? clean(`Slots: ${slots.join(', ')}`, { most: 300 }) : '';
     verb.hidden = !session.may('operate') || now.phase === 'stopped';
     verb.relabel(now.phase === 'paused' ? 'Resume scheduler' : 'Pause scheduler', now.phase === 'paused' ? 'resume' : 'pause');
+  };
+  const load = async () => {
+    now = await api.get('/v1/status', { signal });
+    render();
   };
   const connected = (state) => {
     const [tone, words] = CONNECTIONS[state];
     connection.dataset.tone = tone;
     connection.title = state === 'lost' ? 'The page tries to connect again' : 'Changes are shown as they happen';
     replace(connection, h('span.dot', { 'aria-hidden': 'true' }), h('span', words));
+    render();
   };
   connected(live.connection);
   live.onConnection(connected, signal);
@@ -110,7 +125,14 @@ function account(signedOut) {
   const out = actionButton({
     label: 'Sign out',
     act: async () => {
-      await session.signOut();
+      // Its stream ends with it, which is no loss to tell.
+      live.stop();
+      try {
+        await session.signOut();
+      } catch (problem) {
+        live.start();
+        throw problem;
+      }
       signedOut();
     },
   });

@@ -58,19 +58,20 @@ function long(ms) {
   return pair(DAY, 'd', HOUR, 'h');
 }
 
-/** `in 4 min 12 s`, `now`, `3 h 20 min ago`. */
-export function relative(iso, now = Date.now()) {
+/** `in 4 min 12 s`, `now`, `3 h 20 min ago`; brief, the first unit alone. */
+export function relative(iso, now = Date.now(), { brief = false } = {}) {
   const ms = instant(iso) - now;
   if (!Number.isFinite(ms)) return '';
   if (Math.abs(ms) < SECOND) return 'now';
-  const whole = Math.abs(ms) < MINUTE ? `${Math.floor(Math.abs(ms) / SECOND)} s` : long(Math.abs(ms));
+  const full = Math.abs(ms) < MINUTE ? `${Math.floor(Math.abs(ms) / SECOND)} s` : long(Math.abs(ms));
+  const whole = brief ? full.split(' ', 2).join(' ') : full;
   return ms > 0 ? `in ${whole}` : `${whole} ago`;
 }
 
 /** A time that keeps its relative text true; the exact one is its title. */
-export function timeTag(iso, { due = false } = {}) {
+export function timeTag(iso, { due = false, brief = false } = {}) {
   if (!iso) return h('span.dim', '–');
-  const tag = h('time', { datetime: iso, title: exact(iso), 'data-tick': due ? 'due' : 'ago' });
+  const tag = h('time', { datetime: iso, title: exact(iso), 'data-tick': due ? 'due' : brief ? 'brief' : 'ago' });
   tick(tag, Date.now());
   return tag;
 }
@@ -82,7 +83,7 @@ export const timeBoth = (iso) =>
 function tick(tag, now) {
   const iso = tag.getAttribute('datetime');
   // A countdown that has run out stands at its end until the list says what comes next.
-  const text = tag.dataset.tick === 'due' && instant(iso) <= now ? 'due now' : relative(iso, now);
+  const text = tag.dataset.tick === 'due' && instant(iso) <= now ? 'due now' : relative(iso, now, { brief: tag.dataset.tick === 'brief' });
   if (tag.textContent !== text) tag.textContent = text;
 }
 

@@ -95,6 +95,17 @@ export function parseBytes(text) {
   return Number(number) * 1024 ** (' KMG'.indexOf((unit ?? ' ')[0]) > 0 ? ' KMG'.indexOf(unit[0]) : 0);
 }
 
+/** An id that was made, not chosen: nobody knows a job by it. */
+const isMade = (id) => /^[a-z0-9]{26}$/.test(id);
+
+/** What a job is called at the top of what is shown of it; `id` is null where the title is the id. */
+export function titleOf({ id, name, func }) {
+  return isMade(id) && (name || func) ? { title: name || func, id } : { title: id, id: null };
+}
+
+/** A trigger's sentence where there is little room: what an interval is counted from is left out. */
+export const shortTrigger = (text) => text.split(', counted from')[0];
+
 /** The module of a func, `hello` of `hello@1.2:greet`. */
 export const moduleOf = (func) => String(func).split(/[:@]/, 1)[0];
 

@@ -20,19 +20,22 @@ impl Backup for SledStore {
         let work = move || {
             let mut tries_left = TRIES;
             loop {
+                clear(&to).map_err(|e| failed(&to, e))?;
                 {
+                    // Turns wait, reads do not.
                     let _turn = lock(&turns);
-                    let State::Open(_) = &*lock(&state) else { return Err(closed()) };
-                    copy_database(&home, &to).map_err(|e| failed(&to, e))?;
+                    let open = matches!(&*lock(&state), State::Open(_));
+                    if !open {
+                        return Err(closed());
+                    }
+                    copy_files(&home, &to).map_err(|e| failed(&to, e))?;
                 }
                 tries_left -= 1;
                 match verify(&to) {
                     Err(Error::StoreDamaged { .. }) if tries_left > 0 => {}
-                    Err(error) => return Err(error),
-                    Ok(()) => break,
+                    verified => return verified,
                 }
             }
-            copy_dir(&component::dir(&home), &component::dir(&to)).map_err(|e| failed(&to, e))
         };
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::host("a copy broke off", e)))
     }
@@ -42,14 +45,30 @@ fn failed(to: &Path, e: std::io::Error) -> Error {
     Error::host(format!("cannot copy the store to `{}`", to.display()), e)
 }
 
-/// Copies the database in `home` to another directory, over a copy that is there.
-fn copy_database(home: &Path, to: &Path) -> std::io::Result<()> {
-    let (from, db) = (home.join("db"), to.join("db"));
-    if db.exists() {
-        fs::remove_dir_all(&db)?;
+/// Removes a copy that was made before.
+fn clear(to: &Path) -> std::io::Result<()> {
+    for dir in [to.join("db"), component::dir(to)] {
+        if dir.exists() {
+            fs::remove_dir_all(dir)?;
+        }
     }
+    Ok(())
+}
+
+/// Copies the database in `home` and the components that it speaks of. They never change, so a second
+/// name is as good as a copy.
+fn copy_files(home: &Path, to: &Path) -> std::io::Result<()> {
+    let (from, db) = (home.join("db"), to.join("db"));
     copy_dir(&from, &db)?;
-    fs::copy(note_path(&from), note_path(&db)).map(|_| ())
+    fs::copy(note_path(&from), note_path(&db))?;
+    let components = component::dir(to);
+    create_private_dir(&components)?;
+    for entry in fs::read_dir(component::dir(home)).into_iter().flatten() {
+        let entry = entry?;
+        let target = components.join(entry.file_name());
+        fs::hard_link(entry.path(), &target).or_else(|_| fs::copy(entry.path(), &target).map(|_| ()))?;
+    }
+    Ok(())
 }
 
 /// Opens a copy, which reads and checks each of its rows.
@@ -60,18 +79,18 @@ fn verify(home: &Path) -> Result<()> {
     fs::remove_file(home.join("lock")).map_err(|e| failed(home, e))
 }
 
-/// Keeps the database as it is, beside it, before it is given a new format. The same copy again is no
-/// error. Gives its place.
+/// Keeps the database as it is, beside it, before it is given a new format. Gives its place.
 pub fn keep_format(dir: &Path, format: u32) -> std::io::Result<PathBuf> {
-    let kept = dir.with_extension(format!("format-{format}"));
-    if kept.exists() {
-        return Ok(kept);
-    }
     let half = dir.with_extension("copying");
     if half.exists() {
         fs::remove_dir_all(&half)?;
     }
     copy_dir(dir, &half)?;
+    sync_all(&half)?;
+    // One that was kept before is of another time.
+    let name = |at: u32| if at == 0 { format!("format-{format}") } else { format!("format-{format}.{at}") };
+    let free = (0..).map(|at| dir.with_extension(name(at))).find(|kept| !kept.exists());
+    let kept = free.unwrap_or_else(|| half.clone());
     fs::rename(&half, &kept)?;
     sync_dir(dir.parent().unwrap_or(dir))?;
     Ok(kept)
@@ -79,11 +98,7 @@ pub fn keep_format(dir: &Path, format: u32) -> std::io::Result<PathBuf> {
 
 fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
     create_private_dir(to)?;
-    let entries = match fs::read_dir(from) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
+    for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
@@ -95,9 +110,18 @@ fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             copied => drop(copied?),
         }
-        fs::File::open(&target)
-            .and_then(|file| file.sync_all())
-            .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
     }
-    sync_dir(to)
+    Ok(())
+}
+
+fn sync_all(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_all(&entry.path())?;
+        } else {
+            fs::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_dir(dir)
 }

@@ -423,3 +423,36 @@ pub fn broken(error: sled::Error) -> Error {
 fn failed(what: &str, source: Option<crate::error::Source>) -> Error {
     Error::StoreFailed { what: what.to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A home whose database says that it has format 2.
+    fn older() -> tempfile::TempDir {
+        let home = tempfile::tempdir().unwrap();
+        let mut disk = Disk::open(home.path()).unwrap();
+        let mut writes = Writes::default();
+        writes.put(META, FORMAT_KEY.to_vec(), seal(&2u32.to_le_bytes()));
+        disk.commit(writes).unwrap();
+        home
+    }
+
+    fn format(disk: &Disk) -> u32 {
+        let row = disk.tree(META).get(FORMAT_KEY).unwrap().unwrap();
+        u32::from_le_bytes(unseal(&row).unwrap().try_into().unwrap())
+    }
+
+    #[test]
+    fn a_store_of_an_older_format_is_kept_beside_the_new_one() {
+        let home = older();
+        assert_eq!(format(&Disk::open(home.path()).unwrap()), FORMAT);
+        let kept = home.path().join("db.format-2");
+        let back = tempfile::tempdir().unwrap();
+        fs::rename(&kept, back.path().join("db")).unwrap();
+        assert_eq!(format(&Disk::open_in(&back.path().join("db"), false).unwrap()), FORMAT, "it can be opened");
+        assert!(back.path().join("db.format-2").exists(), "so it was of the old format");
+        Disk::open(home.path()).unwrap();
+        assert!(!kept.exists(), "a store of this format needs no copy");
+    }
+}

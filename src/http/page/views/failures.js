@@ -21,7 +21,7 @@ const JOBS_SHOWN = 5;
 
 export async function show(page) {
   const { signal, root } = page;
-  const { node, body, row } = table('Failures', COLUMNS, 'cards');
+  const { node, body, row } = table('Failures', COLUMNS, 'cards failures');
   const place = h('div');
   const rows = new Rows(body, ({ fingerprint }) => fingerprint, (group) => {
     const cells = COLUMNS.map(() => h('div'));
@@ -30,8 +30,8 @@ export async function show(page) {
       replace(cells[0], badge(group.kind));
       replace(cells[1], h('a.clip', { href: `#/runs/${encodeURIComponent(group.run)}`, 'data-item': true }, withCode(reasonOf(group.outcome) || kindWords(group.kind))), h('div.dim.small', code(group.func)));
       replace(cells[2], count(group.count));
-      replace(cells[3], timeTag(group.last));
-      replace(cells[4], timeTag(group.first));
+      replace(cells[3], timeTag(group.last, { brief: true }));
+      replace(cells[4], timeTag(group.first, { brief: true }));
       replace(cells[5], group.jobs.slice(0, JOBS_SHOWN).map((id) => [h('a', { href: `#/jobs/${encodeURIComponent(id)}` }, id), ' ']), more > 0 && `and ${more} more`);
     };
     update(group);

@@ -7,17 +7,22 @@ import { pretty } from '../json.js';
 import * as live from '../live.js';
 import { may } from '../session.js';
 import { duration, instant, timeTag } from '../time.js';
-import { brief, bytes, count, kindOf, moduleOf, plural, reasonOf } from '../words.js';
+import { brief, bytes, count, kindOf, moduleOf, plural, reasonOf, titleOf } from '../words.js';
 import { chart } from '../widgets/chart.js';
 import { ProblemSlot, actionButton, busy, empty, problemNote, toast } from '../widgets/feedback.js';
 import { ArgumentsForm, FieldError, complain } from '../widgets/form.js';
-import { badge, stateBadge } from '../widgets/strip.js';
+import { badge, jobBadges } from '../widgets/strip.js';
 import { Rows, facts, table } from '../widgets/table.js';
 import { TriggerField, explanation, triggerWords } from '../widgets/trigger.js';
 import { nextRun, removeJob, runNow, setPaused } from './jobs.js';
 
 const CHARTED = 200;
 const HISTORY = 50;
+/** The same on a phone, and the fire times there. */
+const HISTORY_NARROW = 10;
+const TIMES_NARROW = 3;
+
+const narrow = matchMedia('(max-width: 700px)');
 
 /** The function of a plugin that a func calls, with its types; null where nothing is known of them. */
 export async function functionOf(func, signal) {
@@ -64,12 +69,13 @@ function history(page, id) {
   let newest = [];
   let older = [];
   let next = null;
-  let most = HISTORY;
+  const step = narrow.matches ? HISTORY_NARROW : HISTORY;
+  let most = step;
   const fetch = (after, limit) => api.get(api.withQuery('/v1/runs', { job: id, limit, after }), { signal: page.signal });
   const more = actionButton({
     label: 'Older runs',
     act: async () => {
-      most += HISTORY;
+      most += step;
       if (next !== null && newest.length + older.length < most) {
         const list = await fetch(next, HISTORY);
         older.push(...list.items);
@@ -182,6 +188,7 @@ export async function show(page, id) {
   page.title(id);
 
   const slot = new ProblemSlot();
+  const heading = h('h1', id);
   const state = h('div.row');
   const quarantine = h('div');
   const next = h('p.next');
@@ -207,7 +214,7 @@ export async function show(page, id) {
     shownTrigger = job.trigger_text;
     try {
       const { description, ...explained } = await api.post('/v1/triggers/preview', { job: id, count: 10 }, { signal });
-      replace(times, explanation({ ...explained, description: '' }).slice(1));
+      replace(times, explanation({ ...explained, description: '' }, narrow.matches ? TIMES_NARROW : undefined).slice(1));
     } catch (problem) {
       if (problem.name !== 'AbortError') replace(times, h('p.dim', problem.message));
     }
@@ -225,8 +232,12 @@ export async function show(page, id) {
   };
   const update = (newer) => {
     job = newer;
-    replace(state, stateBadge(job.state), job.late && h('span.badge', { 'data-tone': 'bad' }, 'late'), job.failures > 0 && h('span.dim', plural(job.failures, 'failure'), ' in a row'));
-    replace(next, h('span.dim', 'Next run '), nextRun(job));
+    const called = titleOf(job);
+    page.title(called.title);
+    replace(heading, called.title, called.id && h('div.dim.small.mono', called.id));
+    replace(state, jobBadges(job), job.late && h('span.badge', { 'data-tone': 'bad' }, 'late'), job.failures > 0 && h('span.dim', { 'aria-hidden': 'true' }, plural(job.failures, 'failure'), ' in a row'));
+    if (job.running > 0) replace(next, 'running', job.next_run_time && ['; next ', timeTag(job.next_run_time, { due: true })]);
+    else replace(next, h('span.dim', 'Next run '), nextRun(job));
     replace(quarantine, job.quarantine && problemNote({ message: `It is quarantined: ${job.quarantine}` }));
     const paused = job.state === 'paused';
     pause.relabel(paused ? 'Resume' : 'Pause', paused ? 'resume' : 'pause');
@@ -265,7 +276,7 @@ export async function show(page, id) {
     return list;
   };
 
-  const heading = newId('history');
+  const historyId = newId('history');
   const list = await load();
   if (gone && list.length === 0) {
     return replace(root, h('header.top', h('h1', id)), empty('No such job', 'It has finished and was removed, or it never was.', h('a.button', { href: '#/jobs' }, 'All jobs')));
@@ -273,7 +284,7 @@ export async function show(page, id) {
   replace(
     root,
     h('nav.crumbs', { 'aria-label': 'Where this is' }, h('a', { href: '#/jobs' }, 'Jobs')),
-    h('header.top', h('h1', id), state, verbs),
+    h('header.top', heading, state, verbs),
     slot.node,
     quarantine,
     next,
@@ -284,7 +295,7 @@ export async function show(page, id) {
         h('section.card', h('h2', 'What it does'), details, h('h3', 'Arguments'), argumentsPlace, waiting),
       ),
     charts,
-    h('section', { 'aria-labelledby': heading }, h('h2', { id: heading }, 'History'), runs.node),
+    h('section', { 'aria-labelledby': historyId }, h('h2', { id: historyId }, 'History'), runs.node),
   );
   live.refetch({ signal, wants: (event) => event.job_id === id, load });
   if (gone || job.func === undefined) return;

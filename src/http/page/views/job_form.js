@@ -5,7 +5,7 @@ import { code, h, newId, replace } from '../dom.js';
 import { Digits } from '../json.js';
 import { exactBytes, parseBytes, plural } from '../words.js';
 import { ProblemSlot, busy, command, empty, toast } from '../widgets/feedback.js';
-import { ArgumentsForm, FieldError, complain, labelled, select } from '../widgets/form.js';
+import { ArgumentsForm, FieldError, complain, labelled, reach, select } from '../widgets/form.js';
 import { TriggerField } from '../widgets/trigger.js';
 import { functionOf } from './job.js';
 
@@ -107,7 +107,43 @@ function policyFields(job) {
       priority: value.priority,
     };
   };
-  return { node, read };
+  return { node, read, fields };
+}
+
+/** A place for what the API refuses, which also goes to the field that it speaks of, if it is known. */
+class FormSlot extends ProblemSlot {
+  constructor(inputs) {
+    super();
+    this.inputs = inputs;
+  }
+  show(problem) {
+    super.show(problem);
+    const [, input] = this.inputs.find(([about]) => about.test(problem.message)) ?? [];
+    const field = typeof input === 'function' ? input() : input;
+    if (!field) return;
+    field.setAttribute('aria-invalid', 'true');
+    reach(field);
+  }
+}
+
+/** Which message speaks of which input. */
+function inputsOf({ id, trigger, policies, form }) {
+  const { fields } = policies;
+  return [
+    [/^a job `[^`]*` exists already|^invalid job id/, id?.input],
+    [/^invalid (trigger|interval|jitter|cron|calendar|time|spread|start date|except)/, trigger.input],
+    [/^invalid tag/, fields.tags.input],
+    [/^invalid limits\.fuel/, fields.fuel.input],
+    [/^invalid limits\.memory/, fields.memory.input],
+    [/^invalid limits\.timeout/, fields.timeout.input],
+    [/^invalid limits\.output/, fields.output.input],
+    [/^invalid retry\.max_attempts/, fields.attempts.input],
+    [/^invalid retry\.first/, fields.wait.input],
+    [/^invalid max_instances/, fields.instances.input],
+    [/^invalid pause_after/, fields.pauseAfter.input],
+    [/^invalid priority/, fields.priority.input],
+    [/^invalid argument/, () => form().node.querySelector('input, textarea, select')],
+  ];
 }
 
 /** Without what is null: an addition has no defaults to bring back. */
@@ -129,10 +165,11 @@ function read(form) {
 
 function layout(title, intro, parts, slot, save, submit, cancel) {
   const id = newId('form');
+  const changed = () => slot.clear();
   return [
     h('nav.crumbs', { 'aria-label': 'Where this is' }, h('a', { href: '#/jobs' }, 'Jobs')),
     h('header.top', h('h1', { id }, title)),
-    h('form.sheet-form', { onsubmit: submit, novalidate: true, 'aria-labelledby': id }, intro, parts, slot.node, h('div.row.end.sticky', h('a.button', { href: cancel }, 'Cancel'), save)),
+    h('form.sheet-form', { onsubmit: submit, oninput: changed, onchange: changed, novalidate: true, 'aria-labelledby': id }, intro, parts, h('div.sticky', slot.node, h('div.row.end', h('a.button', { href: cancel }, 'Cancel'), save))),
   ];
 }
 
@@ -163,7 +200,7 @@ export async function add(page) {
   const trigger = new TriggerField({ signal, text: query.get('trigger') ?? '', jobId: () => (/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(id.input.value) ? id.input.value : null) });
   const paused = h('input', { type: 'checkbox' });
   const policies = policyFields({});
-  const slot = new ProblemSlot();
+  const slot = new FormSlot(inputsOf({ id, trigger, policies, form: () => form }));
   const submission = new api.Submission();
   const save = h('button.primary', { type: 'submit' }, 'Add job');
   let form = null;
@@ -192,7 +229,7 @@ export async function add(page) {
   const parts = [
     h('section.card', h('h2', 'What to call'), labelled('Function', func), signature, h('h3', 'Arguments'), argumentsPlace),
     h('section.card', h('h2', 'When'), trigger.node),
-    h('section.card', h('h2', 'And'), id.node, h('label.check', paused, h('span', 'Paused at first')), policies.node),
+    h('section.card', h('h2', 'More'), id.node, h('label.check', paused, h('span', 'Paused at first')), policies.node),
   ];
   replace(root, ...layout('Add a job', null, parts, slot, save, submit, '#/jobs'));
 }
@@ -205,7 +242,7 @@ export async function edit(page, id) {
   const trigger = new TriggerField({ signal, text: job.trigger_text, jobId: () => id, optional: false });
   const policies = policyFields(job);
   policies.node.open = true;
-  const slot = new ProblemSlot();
+  const slot = new FormSlot(inputsOf({ trigger, policies, form: () => form }));
   const save = h('button.primary', { type: 'submit' }, 'Save');
   const back = `#/jobs/${encodeURIComponent(id)}`;
   const submit = async (event) => {
@@ -223,7 +260,7 @@ export async function edit(page, id) {
   const parts = [
     h('section.card', h('h2', 'Arguments'), h('p.signature', code(job.func)), form.node),
     h('section.card', h('h2', 'When'), trigger.node),
-    h('section.card', h('h2', 'And'), policies.node),
+    h('section.card', h('h2', 'More'), policies.node),
   ];
   replace(root, ...layout(`Edit ${id}`, job.running > 0 && h('p.dim', `It has ${plural(job.running, 'run')} going on, which go on as they began.`), parts, slot, save, submit, back));
 }

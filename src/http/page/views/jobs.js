@@ -1,14 +1,14 @@
 // All jobs: what they do next, and how they fared.
 
 import * as api from '../api.js';
-import { code, h, replace, setText } from '../dom.js';
+import { code, h, replace, setText, withCode } from '../dom.js';
 import { icon } from '../icons.js';
 import * as live from '../live.js';
 import { may } from '../session.js';
 import { timeTag } from '../time.js';
-import { plural } from '../words.js';
+import { plural, shortTrigger, titleOf } from '../words.js';
 import { ProblemSlot, actionButton, command, confirm, empty, problemNote, toast } from '../widgets/feedback.js';
-import { badge, stateBadge, strip } from '../widgets/strip.js';
+import { badge, jobBadges, strip } from '../widgets/strip.js';
 import { Rows, table } from '../widgets/table.js';
 
 const PAGE = 100;
@@ -17,7 +17,8 @@ const RECENT = 12;
 const SEARCHED_MOST = 1000;
 /** Pages fetched again at one time. */
 const REFETCHED_MOST = 2;
-const STATES = ['', 'active', 'paused', 'quarantined'];
+/** `failing` is no state of the API: it is looked for among the jobs that are loaded. */
+const STATES = ['', 'active', 'paused', 'quarantined', 'failing'];
 
 const COLUMNS = [
   { label: 'State', style: 'state' },
@@ -39,7 +40,7 @@ export async function runNow(job, submission = new api.Submission(), args) {
 
 /** Removes a job, if that is meant. */
 export async function removeJob(job) {
-  const sure = await confirm({ title: 'Remove this job?', text: `\`${job.id}\` will not run again. Runs that go on end first.`, verb: 'Remove it' });
+  const sure = await confirm({ title: 'Remove this job?', text: `\`${job.id}\` will not run again; runs that go on end first. Its history stays, and belongs to the id: a new job with this id has it too.`, verb: 'Remove it' });
   if (!sure) return false;
   await api.remove(api.url`/v1/jobs/${job.id}`);
   toast(`Removed \`${job.id}\`.`);
@@ -77,14 +78,18 @@ function jobRow(makeRow, job, changed) {
     const text = JSON.stringify(job);
     if (text === shown) return;
     shown = text;
-    replace(state, stateBadge(job.state));
+    replace(state, jobBadges(job));
     if (name.firstChild === null) {
-      replace(name, h('a.strong', { href: jobLink(job), 'data-item': true }, job.id), h('div.dim.small.clip'), h('div.tags'), slot.node);
+      replace(name, h('a.strong', { href: jobLink(job), 'data-item': true }), h('div.dim.small.clip'), h('div.tags'), slot.node);
       for (const [one, word] of [[run, 'Run now'], [pause, ''], [remove, 'Remove']]) if (word) one.setAttribute('aria-label', `${word} ${job.id}`);
     }
-    setText(name.children[1], job.name && job.name !== job.func ? `${job.name} · ${job.func}` : (job.func ?? 'cannot be read'));
+    const { title, id } = titleOf(job);
+    setText(name.children[0], title);
+    const others = [job.name !== job.func && job.name, job.func ?? 'cannot be read', id];
+    setText(name.children[1], others.filter((one) => one && one !== title).join(' · '));
     replace(name.children[2], Object.entries(job.tags ?? {}).map(([key, value]) => h('span.tag', value ? `${key}=${value}` : key)));
-    replace(trigger, job.trigger_description ?? '–', job.quarantine && h('div.bad.small', job.quarantine), job.late && h('div.bad.small', 'late: no success in the time that is expected'));
+    const words = job.trigger_description ?? '–';
+    replace(trigger, h('span', { title: shortTrigger(words) === words ? null : words.replaceAll('`', '') }, withCode(shortTrigger(words))), job.quarantine && h('div.bad.small', job.quarantine), job.late && h('div.bad.small', 'late: no success in the time that is expected'));
     replace(next, nextRun(job));
     replace(outcomes, strip(job.recent));
     const paused = job.state === 'paused';
@@ -178,7 +183,8 @@ export async function show(page) {
   const { signal, query, root } = page;
   const plugin = query.get('plugin') ?? '';
   let state = STATES.includes(query.get('state')) ? query.get('state') : '';
-  let pages = new Pages({ state, plugin }, signal);
+  const asked = () => ({ state: state === 'failing' ? '' : state, plugin });
+  let pages = new Pages(asked(), signal);
 
   const filter = h('input', { type: 'search', placeholder: 'Filter: text, or tag=value', 'aria-label': 'Filter jobs', 'data-filter': true, value: query.get('text') ?? '' });
   const states = h('div.segments', { role: 'group', 'aria-label': 'State' });
@@ -192,28 +198,29 @@ export async function show(page) {
   const rows = new Rows(body, (job) => job.id, (job) => jobRow(row, job, (newer) => (pages.change(job.id, newer), render())));
 
   const words = () => filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const narrowed = () => words().length > 0 || state === 'failing';
   const render = async () => {
     const wanted = words();
-    const found = pages.jobs.filter((job) => matches(job, wanted));
+    const found = pages.jobs.filter((job) => (state !== 'failing' || job.failures > 0) && matches(job, wanted));
     const visible = new Set(found);
     rows.show(pages.jobs, (job) => visible.has(job));
     node.hidden = found.length === 0;
     more.hidden = pages.next === null;
     const loaded = pages.jobs.length;
-    setText(summary, wanted.length > 0 ? `${found.length} of ${plural(loaded, 'job')}${pages.next ? ' looked at' : ''}` : `${plural(loaded, 'job')}${pages.next ? ' shown, there are more' : ''}`);
+    setText(summary, narrowed() ? `${found.length} of ${plural(loaded, 'job')}${pages.next ? ' looked at' : ''}` : `${plural(loaded, 'job')}${pages.next ? ' shown, there are more' : ''}`);
     if (loaded === 0 && !state && !plugin) replace(place, await teach());
-    else replace(place, found.length === 0 && empty('Nothing here', wanted.length > 0 ? 'No job matches this filter.' : 'No job is in this state.'));
+    else replace(place, found.length === 0 && empty('Nothing here', wanted.length > 0 ? 'No job matches this filter.' : state === 'failing' ? 'No job is failing.' : 'No job is in this state.'));
   };
   const search = async () => {
     history.replaceState(null, '', api.withQuery('#/jobs', { state, plugin, text: filter.value }));
     await render();
-    while (words().length > 0 && pages.next !== null && pages.jobs.length < SEARCHED_MOST && !signal.aborted) {
+    while (narrowed() && pages.next !== null && pages.jobs.length < SEARCHED_MOST && !signal.aborted) {
       await pages.more();
       await render();
     }
   };
   const load = async () => {
-    const fresh = new Pages({ state, plugin }, signal);
+    const fresh = new Pages(asked(), signal);
     await fresh.more();
     pages = fresh;
     await search();

@@ -5,6 +5,8 @@ import * as session from '../session.js';
 import { ProblemSlot, busy, command } from '../widgets/feedback.js';
 import { FieldError, complain, labelled } from '../widgets/form.js';
 
+const ENDED = 'The session has ended: it was twelve hours old, or the daemon was started anew.';
+
 /** The form; `done` is called when there is a session. */
 export function loginForm(done, problem) {
   const token = h('input.mono', { type: 'password', autocomplete: 'current-password', spellcheck: 'false', required: true });
@@ -20,6 +22,7 @@ export function loginForm(done, problem) {
     }, slot);
   };
   if (problem) slot.show(problem);
+  else if (session.hasEnded()) replace(slot.node, h('p.note', { role: 'status' }, ENDED));
   return h('form', { onsubmit: submit, novalidate: true }, field, slot.node, h('div.row', enter));
 }
 
@@ -48,7 +51,7 @@ export function loginDialog(done) {
     'dialog',
     { 'aria-labelledby': id },
     h('h2', { id }, 'Sign in again'),
-    h('p', 'The session has ended. What you have entered on this page is still there.'),
+    h('p', `${ENDED} What you have entered on this page is still there.`),
     loginForm(() => {
       node.close();
       done();

@@ -32,11 +32,16 @@ export function labelled(label, input, { hint, type } = {}) {
 
 /** Shows what is wrong beside its input, and goes there. */
 export function complain(error) {
-  for (let around = error.input.parentElement; around; around = around.parentElement) {
+  error.input.complain?.(error.message);
+  reach(error.input);
+}
+
+/** Goes to an input, however it is folded away. */
+export function reach(input) {
+  for (let around = input.parentElement; around; around = around.parentElement) {
     if (around instanceof HTMLDetailsElement) around.open = true;
   }
-  error.input.complain?.(error.message);
-  error.input.focus();
+  input.focus();
 }
 
 export function select(options, value) {

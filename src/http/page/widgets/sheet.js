@@ -4,8 +4,12 @@
 import * as api from '../api.js';
 import { code, h, newId } from '../dom.js';
 import { icon } from '../icons.js';
+import { exactBytes } from '../words.js';
 import { ProblemSlot, busy, toast } from './feedback.js';
 import { FieldError, complain, labelled } from './form.js';
+
+/** How much a directory may hold, as the API writes it. */
+const QUOTA = /:(\d+)$/;
 
 /** The kinds of grants, the most dangerous first. `of` lists what is granted. */
 const KINDS = [
@@ -19,7 +23,7 @@ const KINDS = [
     capability: 'files',
     title: 'Directories of this machine',
     risk: 'It can read the directories that are named, and write where it says rw.',
-    of: (grants) => grants.dirs ?? [],
+    of: (grants) => (grants.dirs ?? []).map((dir) => dir.replace(QUOTA, (_, number) => `:${exactBytes(number).replace(/(?=[KMG]?i?B$)/, ' ')}`)),
     asked: (imported) => imported.some(({ name }) => name.startsWith('wasi:filesystem/')),
   },
   {
@@ -101,7 +105,7 @@ function list(label, values, hint) {
 export function grantForm(name, version, done) {
   const grants = version.grants ?? {};
   const secrets = list('Secrets', grants.secrets ?? [], 'One a line: NAME to be read, NAME@HOST to be sent to that host unseen');
-  const dirs = list('Directories', grants.dirs ?? [], 'One a line: /host/dir:/guest/dir, read-only unless :rw follows; :100MiB limits it');
+  const dirs = list('Directories', (grants.dirs ?? []).map((dir) => dir.replace(QUOTA, (_, number) => `:${exactBytes(number)}`)), 'One a line: /host/dir:/guest/dir, read-only unless :rw follows; :100MiB limits it');
   const http = list('Outgoing HTTP', grants.http ?? [], 'One host a line: api.example.org, or HOST:PORT; inner addresses as HOST:PORT@10.0.0.0/8');
   const env = list('Environment variables', Object.entries(grants.env ?? {}).map((pair) => pair.join('=')), 'One a line: NAME=VALUE');
   const state = h('input', { type: 'checkbox', checked: Boolean(grants.state) });

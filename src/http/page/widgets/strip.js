@@ -2,7 +2,7 @@
 
 import { h } from '../dom.js';
 import { exact } from '../time.js';
-import { STATE_TONES, kindOf, kindWords, toneOf } from '../words.js';
+import { STATE_TONES, kindOf, kindWords, plural, toneOf } from '../words.js';
 
 const SHOWN = 16;
 
@@ -14,6 +14,14 @@ export const mark = (kind) => h('span.mark', { 'data-kind': kind, 'data-tone': t
 /** The state of a job. */
 export function stateBadge(state) {
   return h('span.badge', { 'data-tone': STATE_TONES[state] ?? 'none' }, h('span.mark', { 'data-state': state, 'aria-hidden': 'true' }), h('span', state));
+}
+
+/** The state of a job, and that its last runs failed. */
+export function jobBadges(job) {
+  if (!(job.failures > 0)) return stateBadge(job.state);
+  const words = `${plural(job.failures, 'failure')} in a row`;
+  const failing = h('span.badge', { 'data-tone': job.failures < 3 ? 'warn' : 'bad', title: words }, h('span.mark', { 'data-kind': 'failed', 'aria-hidden': 'true' }), h('span', 'failing', h('span.visually-hidden', `, ${words}`)));
+  return h('span.badges', stateBadge(job.state), failing);
 }
 
 function summary(runs) {

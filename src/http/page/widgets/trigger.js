@@ -1,7 +1,7 @@
 // A trigger as text, with what it means beside it while one types.
 
 import * as api from '../api.js';
-import { code, h, replace, setText } from '../dom.js';
+import { code, h, replace, setText, withCode } from '../dom.js';
 import { asWritten, localZone, timeTag } from '../time.js';
 import { FieldError, labelled } from './form.js';
 import { problemNote } from './feedback.js';
@@ -9,17 +9,25 @@ import { problemNote } from './feedback.js';
 const TYPING_MS = 300;
 const EXAMPLES = ['every 5 minutes', 'every weekday at 9', 'on the last friday of each month at 17:00', 'cron 30 2 * * *'];
 
-/** What a trigger means: in words, its next times, and what may surprise. `explained` is of the API. */
-export function explanation(explained) {
+/** What a trigger means: in words, its next times, and what may surprise. `explained` is of the API;
+ * beyond `most` times one asks for the others. */
+export function explanation(explained, most = Infinity) {
   const changes = explained.clock_changes.map((change) => {
     const what = change.twice ? 'comes twice' : 'does not exist';
     return h('p.note.warn', `${change.civil.replace('T', ' ')} ${what} in ${change.timezone}: ${change.runs.length > 0 ? `it runs at ${change.runs.map(asWritten).join(' and ')}` : 'it does not run'}`);
   });
+  const times = explained.times.map((time, at) => h('li', { hidden: at >= most }, h('time', { datetime: time }, asWritten(time)), ' ', h('span.dim', timeTag(time))));
+  const more = h('button.quiet.small', { type: 'button', hidden: times.length <= most }, 'More times');
+  more.addEventListener('click', () => {
+    times.forEach((time) => (time.hidden = false));
+    more.hidden = true;
+  });
   return [
-    h('p.sentence', explained.description),
-    explained.notes.map((note) => h('p.note', note)),
+    h('p.sentence', withCode(explained.description)),
+    explained.notes.map((note) => h('p.note', withCode(note))),
     changes,
-    h('ol.times', explained.times.map((time) => h('li', h('time', { datetime: time }, asWritten(time)), ' ', h('span.dim', timeTag(time))))),
+    h('ol.times', times),
+    times.length > most && h('div', more),
   ];
 }
 
@@ -75,7 +83,7 @@ export class TriggerField {
       const explained = await api.post('/v1/triggers/preview', { trigger, count: 5, job }, { signal: asking.signal });
       if (asking.signal.aborted) return;
       replace(this.preview, explanation(explained));
-      setText(this.spoken, explained.description);
+      setText(this.spoken, explained.description.replaceAll('`', ''));
     } catch (problem) {
       if (problem.name !== 'AbortError' && !this.signal.aborted) replace(this.preview, problemNote(problem));
     }
@@ -89,4 +97,4 @@ export class TriggerField {
 }
 
 /** A job's trigger: its sentence, and as it is written. */
-export const triggerWords = (job) => h('div', h('p.sentence', job.trigger_description), h('p.dim', code(job.trigger_text)));
+export const triggerWords = (job) => h('div', h('p.sentence', withCode(job.trigger_description)), h('p.dim', code(job.trigger_text)));
