@@ -357,6 +357,8 @@ fn what_is_too_large_is_refused_before_it_has_come() {
     assert_eq!(five_gigabytes("POST", "/v1/jobs", "application/json").status, 413);
     assert_eq!(five_gigabytes("PUT", "/v1/plugins/x", "application/wasm").status, 413);
     assert!(began.elapsed() < Duration::from_secs(20));
+    let just_too_long = served.ask("POST", "/v1/jobs", &" ".repeat((1 << 20) + 1));
+    assert_eq!((just_too_long.status, just_too_long.code().as_str()), (413, "too_large"));
     let long = "x".repeat(64 << 10);
     assert!(
         served
@@ -394,7 +396,7 @@ fn a_thousand_idle_connections_and_slow_heads_hold_up_nothing() {
     for run in runs["items"].as_array().unwrap().iter().filter(|run| run["state"] == "ended") {
         let at = |name: &str| chrono::DateTime::parse_from_rfc3339(run[name].as_str().unwrap()).unwrap();
         let late = at("started") - at("scheduled_time");
-        assert!(late < chrono::TimeDelta::milliseconds(500), "late by {late}");
+        assert!(late < chrono::TimeDelta::seconds(1), "late by {late}");
     }
     let slow = idle.last_mut().unwrap();
     slow.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
