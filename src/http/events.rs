@@ -1,33 +1,28 @@
 //! Events over HTTP: stored ones as a list, live ones as server-sent events.
 
+use super::Api;
 use super::access::Caller;
 use super::extract::Query;
 use super::operation::{Draft, Gives};
 use super::problem::Problem;
-use super::{Api, STREAMS_MAX};
+use super::stream::{EventStream, Live, frame, lagged, wants_stream};
 use crate::config::App;
 use crate::event::{Event, EventMask};
 use crate::invalid::Invalid;
-use crate::scheduler::Heard;
 use crate::store::List;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
-use axum::response::sse::{self, KeepAlive, Sse};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 /// Stored events that one answer or one step of a stream reads.
 const EVENTS_PAGE: usize = 500;
-/// How often a stream looks whether its caller still may.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -110,42 +105,6 @@ pub enum Follow {
     Event(Event),
 }
 
-/// Whether a request would rather have an event stream than a document.
-pub fn wants_stream(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-    accepted.flat_map(|accept| accept.split(',')).any(|media| media.trim().starts_with("text/event-stream"))
-}
-
-/// An answer that goes on: server-sent events, with a sign of life every so often.
-pub struct EventStream(BoxStream<'static, Result<sse::Event, Infallible>>);
-
-impl EventStream {
-    /// It ends when the caller has lost what they came with.
-    pub fn new(api: &Api, caller: Caller, events: impl Stream<Item = sse::Event> + Send + 'static) -> Self {
-        let api = api.clone();
-        let lost = async move {
-            let mut changes = api.gate.changes.subscribe();
-            while api.gate.holds(&caller, api.app.scheduler.clock().now()) {
-                // Sessions end by age, too.
-                let _ = tokio::time::timeout(LOOK_EVERY, changes.changed()).await;
-            }
-        };
-        EventStream(events.take_until(Box::pin(lost)).map(Ok).boxed())
-    }
-
-    /// A place among the streams, held as long as one goes on.
-    pub fn place(api: &Api) -> Result<OwnedSemaphorePermit, Problem> {
-        let place = api.streams.clone().try_acquire_owned();
-        place.map_err(|_| Problem::busy(format!("there are {STREAMS_MAX} event streams already (close one)")))
-    }
-}
-
-impl IntoResponse for EventStream {
-    fn into_response(self) -> Response {
-        Sse::new(self.0).keep_alive(KeepAlive::default()).into_response()
-    }
-}
-
 /// Stored events after the one that the caller knows, then live ones; without one, what happens from
 /// now on. The stream's ids are sequence numbers.
 async fn stream(api: &Api, caller: Caller, query: &ListQuery, headers: &HeaderMap) -> Result<EventStream, Problem> {
@@ -153,7 +112,7 @@ async fn stream(api: &Api, caller: Caller, query: &ListQuery, headers: &HeaderMa
     let place = EventStream::place(api)?;
     let app = api.app.clone();
     // Listening begins before reading what is stored, so that nothing falls between.
-    let live = app.scheduler.subscribe(EventMask::ALL);
+    let live = api.hub.subscribe(&app.scheduler);
     let known = match headers.get("last-event-id") {
         None => query.since,
         Some(id) => {
@@ -169,17 +128,8 @@ async fn stream(api: &Api, caller: Caller, query: &ListQuery, headers: &HeaderMa
         api,
         caller,
         futures::stream::unfold(follower, |mut follower| async move {
-            let follow = follower.next().await?;
-            let data = serde_json::to_string(&follow).unwrap_or_default();
-            let event = sse::Event::default().data(data);
-            let event = match &follow {
-                Follow::Lagged { .. } => event.event("lagged"),
-                Follow::Event(told) if told.seq > 0 && told.jobstore == super::default_store() => {
-                    event.id(told.seq.to_string())
-                }
-                Follow::Event(_) => event,
-            };
-            Some((event, follower))
+            let text = follower.next().await?;
+            Some((text, follower))
         }),
     ))
 }
@@ -192,12 +142,12 @@ struct Follower {
     stored: VecDeque<Event>,
     /// There may be more stored events to read.
     reading: bool,
-    live: crate::scheduler::Subscription,
+    live: broadcast::Receiver<Live>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Follower {
-    async fn next(&mut self) -> Option<Follow> {
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(event) = self.stored.pop_front() {
                 // What is older than what is kept is gone.
@@ -205,11 +155,12 @@ impl Follower {
                 if lost > 0 && self.last > 0 {
                     self.last = event.seq - 1;
                     self.stored.push_front(event);
-                    return Some(Follow::Lagged { lagged: lost });
+                    return Some(lagged(lost));
                 }
                 self.last = event.seq;
                 if self.mask.contains(event.kind) {
-                    return Some(Follow::Event(event));
+                    let data = serde_json::to_string(&event).unwrap_or_default();
+                    return Some(frame(None, Some(event.seq), &data));
                 }
                 continue;
             }
@@ -220,27 +171,26 @@ impl Follower {
                 self.stored = more.into();
                 continue;
             }
-            match self.live.next().await? {
-                // Events of the scheduler before it started are not stored and have no number; those of
-                // other stores have numbers of their own.
-                Heard::Event(event) if event.jobstore != super::default_store() || event.seq == 0 => {
-                    if self.mask.contains(event.kind) {
-                        return Some(Follow::Event((*event).clone()));
+            let lost = match self.live.recv().await {
+                Ok(Live::Told(told)) => {
+                    let numbered = told.event.jobstore == super::default_store() && told.event.seq > 0;
+                    if numbered && told.event.seq <= self.last {
+                        continue;
                     }
-                }
-                Heard::Event(event) if event.seq > self.last => {
-                    self.last = event.seq;
-                    if self.mask.contains(event.kind) {
-                        return Some(Follow::Event((*event).clone()));
+                    if numbered {
+                        self.last = told.event.seq;
                     }
+                    if self.mask.contains(told.event.kind) {
+                        return Some(told.text.clone());
+                    }
+                    continue;
                 }
-                Heard::Event(_) => {}
-                // What was lost is still stored, unless it was a great deal.
-                Heard::Lagged(lagged) => {
-                    self.reading = true;
-                    return Some(Follow::Lagged { lagged });
-                }
-            }
+                Ok(Live::Lagged(lost)) | Err(RecvError::Lagged(lost)) => lost,
+                Err(RecvError::Closed) => return None,
+            };
+            // What was lost is still stored, unless it was a great deal.
+            self.reading = true;
+            return Some(lagged(lost));
         }
     }
 }

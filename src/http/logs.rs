@@ -2,16 +2,16 @@
 
 use super::Api;
 use super::access::Caller;
-use super::events::{EventStream, wants_stream};
 use super::operation::{Draft, Gives};
 use super::problem::Problem;
+use super::stream::{EventStream, frame, wants_stream};
 use crate::config::App;
 use crate::run::{RunId, RunLogs, RunState};
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use bytes::Bytes;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -78,7 +78,7 @@ struct Follower {
     app: App,
     id: RunId,
     sent: Sent,
-    queue: VecDeque<Event>,
+    queue: VecDeque<Bytes>,
     ended: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -92,7 +92,7 @@ struct Sent {
 }
 
 impl Follower {
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(event) = self.queue.pop_front() {
                 return Some(event);
@@ -107,7 +107,7 @@ impl Follower {
             self.take(logs);
             if ended {
                 self.ended = true;
-                self.queue.push_back(Event::default().event("end").data("{}"));
+                self.queue.push_back(frame(Some("end"), None, "{}"));
             } else if self.queue.is_empty() {
                 let times = 1 + (self.sent.stdout + self.sent.stderr) / LOOK_BYTES;
                 let wait = LOOK_EVERY.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX));
@@ -120,13 +120,13 @@ impl Follower {
         let texts = [("stdout", &mut self.sent.stdout, &logs.stdout), ("stderr", &mut self.sent.stderr, &logs.stderr)];
         for (name, sent, now) in texts {
             if let Some(text) = now.get(now.floor_char_boundary(*sent)..).filter(|text| !text.is_empty()) {
-                self.queue.push_back(Event::default().event(name).data(json!({ "text": text }).to_string()));
+                self.queue.push_back(frame(Some(name), None, &json!({ "text": text }).to_string()));
                 *sent = now.len();
             }
         }
         for line in logs.log.iter().skip(self.sent.lines) {
             let data = serde_json::to_string(line).unwrap_or_default();
-            self.queue.push_back(Event::default().event("log").data(data));
+            self.queue.push_back(frame(Some("log"), None, &data));
         }
         self.sent.lines = self.sent.lines.max(logs.log.len());
     }

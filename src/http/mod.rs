@@ -30,6 +30,7 @@ mod secrets;
 mod serve;
 mod session;
 mod simulate;
+mod stream;
 mod system;
 mod timeline;
 
@@ -65,6 +66,7 @@ use idempotency::Idempotency;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use stream::Hub;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -87,6 +89,7 @@ pub struct Api {
     audit: Arc<Audit>,
     idempotency: Arc<Idempotency>,
     streams: Arc<Semaphore>,
+    hub: Arc<Hub>,
     uploads: Arc<Semaphore>,
     heavy: Arc<Semaphore>,
     backups: Arc<Semaphore>,
@@ -110,6 +113,7 @@ impl Api {
             audit: Arc::new(Audit::open(home)?),
             idempotency: Arc::new(Idempotency::open(home)?),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            hub: Arc::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
             backups: Arc::new(Semaphore::new(1)),
