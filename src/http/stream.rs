@@ -79,8 +79,9 @@ async fn together(events: &mut BoxStream<'static, Bytes>) -> Option<Bytes> {
     let mut all = BytesMut::from(first?.as_ref());
     // Asleep, and not woken by each of them.
     tokio::time::sleep(LINGER).await;
+    // The runtime gives a task 128 messages before it makes it wait, which would be all in so long.
     while all.len() < TOGETHER_MAX
-        && let Some(Some(more)) = events.next().now_or_never()
+        && let Some(Some(more)) = tokio::task::unconstrained(events.next()).now_or_never()
     {
         all.extend_from_slice(&more);
     }
