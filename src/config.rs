@@ -11,7 +11,7 @@ use crate::observe::Metrics;
 use crate::outbound::{CALLS_MAX, Outbound};
 use crate::sandbox::{Compiler, Registry, Sandbox, SandboxOptions, connect::Direct};
 use crate::scheduler::{Drain, Listeners, Scheduler};
-use crate::store::{Backup, ListenerStore, MemoryStore, PluginStore, SecretStore, SledOptions, SledStore};
+use crate::store::{Backup, Counts, ListenerStore, MemoryStore, PluginStore, SecretStore, SledOptions, SledStore};
 use chrono::{DateTime, Utc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,9 @@ pub struct App {
     /// When it was opened.
     pub started: DateTime<Utc>,
 }
+
+/// How long the store may take that is asked whether it is well.
+const STORE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Calls without a job at one time; more wait.
 pub const EXECS_MAX: usize = 8;
@@ -131,6 +134,12 @@ impl App {
             metrics: Arc::default(),
             started,
         })
+    }
+
+    /// What the default store holds; `None` if it does not say so within two seconds.
+    pub async fn store_counts(&self) -> Option<Result<Counts>> {
+        let alias = Alias::default();
+        tokio::time::timeout(STORE_TIME_MAX, self.scheduler.counts(&alias)).await.ok()
     }
 
     /// Ends what runs within `grace` and closes the store.

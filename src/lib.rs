@@ -51,6 +51,7 @@ mod values;
 pub mod delivery;
 mod error;
 pub mod executor;
+mod files;
 pub mod jail;
 pub mod outbound;
 pub mod sandbox;

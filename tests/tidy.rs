@@ -29,6 +29,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("delivery", 1),
     ("store", 1),
     ("zoneinfo", 1),
+    ("files", 1),
     ("executor", 1),
     ("jail", 1),
     ("sandbox", 2),

@@ -22,8 +22,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How long answers may go on after the last run has ended: streams would go on for ever.
 const ANSWERS_TIME_MAX: Duration = Duration::from_secs(1);
-/// How long the store may take that is asked for a sign of life.
-const STORE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until a signal, or a caller, asks for the end.
 pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Result<()> {
@@ -110,10 +108,8 @@ impl Daemon {
 
     /// Tells the supervisor that the daemon lives, if it does.
     async fn sign(&self) {
-        let alias = crate::job::Alias::default();
-        let answers = tokio::time::timeout(STORE_TIME_MAX, self.app.scheduler.counts(&alias)).await;
-        match (answers, self.app.scheduler.phase()) {
-            (Ok(Ok(counts)), Phase::Running | Phase::Paused) => self.supervisor.alive(&counts),
+        match (self.app.store_counts().await, self.app.scheduler.phase()) {
+            (Some(Ok(counts)), Phase::Running | Phase::Paused) => self.supervisor.alive(&counts),
             (answers, phase) => tracing::warn!(?answers, ?phase, "no sign of life for the supervisor"),
         }
     }

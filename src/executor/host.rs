@@ -100,23 +100,17 @@ impl PluginHost {
 
     /// Compiled code of a component, for another process.
     pub async fn code(&self, digest: &Arc<str>) -> Result<Vec<u8>> {
-        let bytes = self.component(digest).await?;
+        let bytes = self.store.required_component(digest).await?;
         let (sandbox, digest) = (self.sandbox.clone(), digest.clone());
         let work = move || sandbox.code(&digest, &bytes);
         tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("compiling a plugin broke off", e))?
-    }
-
-    async fn component(&self, digest: &str) -> Result<Vec<u8>> {
-        self.store.component(digest).await?.ok_or_else(|| Error::PluginRefused {
-            reason: format!("component {digest} is missing or damaged (register it again)"),
-        })
     }
 
     async fn load(&self, digest: &Arc<str>) -> Result<Arc<Plugin>> {
         if let Some(loaded) = self.sandbox.loaded(digest) {
             return Ok(loaded);
         }
-        let bytes = self.component(digest).await?;
+        let bytes = self.store.required_component(digest).await?;
         let (sandbox, digest) = (self.sandbox.clone(), digest.clone());
         let work = move || sandbox.load(&digest, &bytes);
         tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("loading a plugin broke off", e))?

@@ -2,9 +2,9 @@
 //! `audit.jsonl` before it is answered. Nothing in it is a secret: bodies and queries are left out.
 
 use super::access::{Caller, Peer};
-use super::files::append_to;
 use super::problem::Problem;
 use crate::error::{Error, Result};
+use crate::files::append_to;
 use crate::invalid::printable;
 use axum::extract::Request;
 use axum::response::Response;

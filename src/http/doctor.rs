@@ -3,7 +3,6 @@
 
 use super::Api;
 use super::problem::Problem;
-use super::system::STORE_TIME_MAX;
 use crate::child::{jail_layers, try_jail};
 use crate::config::{App, Wall};
 use crate::error::Error;
@@ -127,15 +126,13 @@ fn files() -> Check {
 }
 
 async fn store(app: &App) -> Vec<Check> {
-    let alias = super::default_store();
-    let asked = app.scheduler.counts(&alias);
-    let counts = match tokio::time::timeout(STORE_TIME_MAX, asked).await {
-        Ok(Ok(counts)) => counts,
-        Ok(Err(error)) => {
+    let counts = match app.store_counts().await {
+        Some(Ok(counts)) => counts,
+        Some(Err(error)) => {
             let remedy = "it is tried again by itself; the log says more; `sandclock recover` if it is damaged";
             return vec![failed("job store", error.chain(), remedy)];
         }
-        Err(_) => return vec![failed("job store", "it does not answer", "look at the disk: a commit hangs")],
+        None => return vec![failed("job store", "it does not answer", "look at the disk: a commit hangs")],
     };
     let Counts { jobs, quarantined, runs, .. } = counts;
     let quarantine = if quarantined == 0 {

@@ -5,18 +5,16 @@ use super::access::Caller;
 use super::extract::Query;
 use super::operation::{Draft, Gives};
 use super::problem::Problem;
-use super::stream::{EventStream, Live, frame, lagged, wants_stream};
+use super::stream::{EventStream, Followed, Live, describe_stream, frame, lagged, wants_stream};
 use crate::config::App;
 use crate::event::{Event, EventMask};
 use crate::invalid::Invalid;
 use crate::store::List;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::VecDeque;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -39,27 +37,12 @@ impl ListQuery {
     }
 }
 
-/// A page of events, or a stream of them: as the request accepts.
-pub enum EventsAnswer {
-    Page(Json<List<Event>>),
-    Stream(EventStream),
-}
-
-impl IntoResponse for EventsAnswer {
-    fn into_response(self) -> Response {
-        match self {
-            EventsAnswer::Page(page) => page.into_response(),
-            EventsAnswer::Stream(stream) => stream.into_response(),
-        }
-    }
-}
-
-impl Gives for EventsAnswer {
+impl Gives for Followed<List<Event>> {
     fn describe(draft: &mut Draft<'_>) {
         draft.header("Last-Event-ID", "With an event stream: go on after this event.");
         draft.json::<List<Event>>(200, "events");
         let about = "each event as data, its number as id; `lagged` says how many were too fast to send";
-        draft.answer(200, "", "text/event-stream", json!({ "schema": { "type": "string", "description": about } }));
+        describe_stream(draft, about);
     }
 }
 
@@ -68,11 +51,11 @@ pub async fn events(
     Extension(caller): Extension<Caller>,
     Query(query): Query<ListQuery>,
     headers: HeaderMap,
-) -> Result<EventsAnswer, Problem> {
+) -> Result<Followed<List<Event>>, Problem> {
     if wants_stream(&headers) {
-        return Ok(EventsAnswer::Stream(stream(&api, caller, &query, &headers).await?));
+        return Ok(Followed::Stream(stream(&api, caller, &query, &headers).await?));
     }
-    Ok(EventsAnswer::Page(Json(list(&api.app, &query).await?)))
+    Ok(Followed::Document(Json(list(&api.app, &query).await?)))
 }
 
 async fn list(app: &App, query: &ListQuery) -> Result<List<Event>, Problem> {

@@ -5,10 +5,10 @@
 
 use super::Api;
 use super::access::Caller;
-use super::files::{append_to, write_private};
-use super::gate::token::hexadecimal;
 use super::problem::Problem;
 use crate::error::{Error, Result};
+use crate::files::{append_to, write_whole};
+use crate::plugin::digest;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -17,7 +17,6 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -209,15 +208,13 @@ impl Inner {
                 serde_json::to_writer(&mut text, &known.line)?;
                 text.push(b'\n');
             }
-            write_private(path, &text)?;
+            write_whole(path, &[&text])?;
             self.file = Some(append_to(path)?);
             self.lines = self.known.len();
         }
         Ok(())
     }
-}
 
-impl Inner {
     /// Forgets what is too old, and of the rest the older half.
     fn forget_older_half(&mut self, now: DateTime<Utc>, of: impl Fn(&Line) -> bool) {
         self.known.retain(|_, known| known.under_way || now - known.line.time < KEY_AGE);
@@ -229,7 +226,8 @@ impl Inner {
     }
 }
 
-/// Handles a request once, however often it comes.
+/// Handles a request once, however often it comes. To be called where a caller that goes away does not
+/// end it half done.
 pub async fn once(api: &Api, key: &HeaderValue, caller: &Caller, request: Request, next: Next) -> Response {
     match try_once(api, key, caller, request, next).await {
         Ok(response) => response,
@@ -258,14 +256,9 @@ async fn try_once(
         let detail = format!("the body has more than {max} bytes, or broke off; leave the key out for a larger one");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     })?;
-    let mut hash = Sha256::new();
-    hash.update(parts.method.as_str());
-    hash.update(parts.uri.to_string());
-    hash.update([0]);
-    hash.update(&bytes);
-    let of_request = hexadecimal(&hash.finalize());
-    let of_caller = hexadecimal(&Sha256::digest(caller.name.as_bytes())[..8]);
-    let key = hexadecimal(&Sha256::digest(format!("{of_caller} {text}")));
+    let of_request = digest(format!("{} {} {}", parts.method, parts.uri, digest(&bytes)).as_bytes());
+    let of_caller = digest(caller.name.as_bytes())[..16].to_owned();
+    let key = digest(format!("{of_caller} {text}").as_bytes());
     let now = api.app.scheduler.clock().now();
     let keys = api.idempotency.clone();
     let begun = {
@@ -276,13 +269,9 @@ async fn try_once(
         return Ok(replayed(answer));
     }
     let request = Request::from_parts(parts, Body::from(bytes));
-    // On its own, because a caller that goes away must not leave it half done.
-    let handled = tokio::spawn(async move {
-        let ended = Ended { keys, key: Some(key) };
-        let response = next.run(request).await;
-        ended.keep(response).await
-    });
-    handled.await.map_err(|e| Problem::from(Error::host("handling the request broke off", e)))
+    let ended = Ended { keys, key: Some(key) };
+    let response = next.run(request).await;
+    Ok(ended.keep(response).await)
 }
 
 /// Notes the end of a request, whatever its end.

@@ -4,12 +4,11 @@ use super::Api;
 use super::access::Caller;
 use super::operation::{Draft, Gives};
 use super::problem::Problem;
-use super::stream::{EventStream, frame, wants_stream};
+use super::stream::{EventStream, Followed, describe_stream, frame, wants_stream};
 use crate::config::App;
 use crate::run::{RunId, RunLogs, RunState};
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use serde_json::json;
@@ -23,26 +22,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(10);
 const LOOK_BYTES: usize = 256 << 10;
 
-/// One of the two.
-pub enum LogsAnswer {
-    Logs(Json<RunLogs>),
-    Stream(EventStream),
-}
-
-impl IntoResponse for LogsAnswer {
-    fn into_response(self) -> Response {
-        match self {
-            LogsAnswer::Logs(logs) => logs.into_response(),
-            LogsAnswer::Stream(stream) => stream.into_response(),
-        }
-    }
-}
-
-impl Gives for LogsAnswer {
+impl Gives for Followed<RunLogs> {
     fn describe(draft: &mut Draft<'_>) {
         draft.json::<RunLogs>(200, "what it wrote");
         let about = "`stdout` and `stderr` with `{\"text\"}`, `log` with a line, then `end`";
-        draft.answer(200, "", "text/event-stream", json!({ "schema": { "type": "string", "description": about } }));
+        describe_stream(draft, about);
     }
 }
 
@@ -51,10 +35,10 @@ pub async fn logs(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     headers: HeaderMap,
-) -> Result<LogsAnswer, Problem> {
+) -> Result<Followed<RunLogs>, Problem> {
     let id: RunId = id.parse()?;
     if !wants_stream(&headers) {
-        return Ok(LogsAnswer::Logs(Json(api.app.scheduler.get_logs(id).await?)));
+        return Ok(Followed::Document(Json(api.app.scheduler.get_logs(id).await?)));
     }
     let place = EventStream::place(&api)?;
     api.app.scheduler.get_run(id).await?;
@@ -70,7 +54,7 @@ pub async fn logs(
         let event = follower.next().await?;
         Some((event, follower))
     });
-    Ok(LogsAnswer::Stream(EventStream::new(&api, caller, events)))
+    Ok(Followed::Stream(EventStream::new(&api, caller, events)))
 }
 
 /// Sends what is new, until the run has ended.

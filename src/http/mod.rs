@@ -12,7 +12,6 @@ mod bundle;
 mod doctor;
 mod events;
 mod extract;
-mod files;
 mod gate;
 mod grants;
 mod idempotency;

@@ -8,10 +8,9 @@ use crate::func::PluginName;
 use crate::grant::SecretName;
 use crate::job::{Alias, JobId};
 use crate::run::RunId;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::handler::Handler;
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::{HeaderMap, Method};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Json};
 use schemars::{JsonSchema, SchemaGenerator};
@@ -88,6 +87,11 @@ impl Operation {
 
     pub fn is_public(&self) -> bool {
         self.access == Access::None
+    }
+
+    /// Whether what came of it goes into the audit log: it changes something, or somebody signs in.
+    pub fn is_recorded(&self) -> bool {
+        self.access > Access::Read || self.id == super::LOGIN
     }
 
     /// Whether `Idempotency-Key` counts. Strangers would fill the table of keys, and what is granted is
@@ -254,7 +258,7 @@ macro_rules! unseen {
     };
 }
 
-unseen!(HeaderMap, Uri, Path<String>);
+unseen!(HeaderMap, Path<String>);
 
 impl<S> Takes for State<S> {
     fn describe(_: &mut Draft<'_>) {}
@@ -285,11 +289,5 @@ impl<T: JsonSchema> Takes for Option<super::extract::JsonBody<T>> {
 impl<T: JsonSchema> Gives for Json<T> {
     fn describe(draft: &mut Draft<'_>) {
         draft.json::<T>(200, "done");
-    }
-}
-
-impl Gives for Bytes {
-    fn describe(draft: &mut Draft<'_>) {
-        draft.answer(200, "done", "application/octet-stream", json!({}));
     }
 }

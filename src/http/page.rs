@@ -2,14 +2,13 @@
 //! for.
 
 use super::Api;
-use super::gate::token::hexadecimal;
 use super::problem::{Problem, no_route};
+use crate::plugin::digest;
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -59,8 +58,7 @@ files![
 
 static TAGS: LazyLock<HashMap<&str, HeaderValue>> = LazyLock::new(|| {
     let tag = |bytes: &[u8]| {
-        let hash = hexadecimal(&Sha256::digest(bytes)[..8]);
-        HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+        HeaderValue::from_str(&format!("\"{}\"", &digest(bytes)[..16])).unwrap_or(HeaderValue::from_static("\"\""))
     };
     FILES.iter().map(|(path, bytes)| (*path, tag(bytes))).collect()
 });

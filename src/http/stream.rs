@@ -3,16 +3,20 @@
 
 use super::access::Caller;
 use super::events::Follow;
+use super::operation::Draft;
 use super::problem::Problem;
 use super::{Api, STREAMS_MAX};
 use crate::event::{Event, EventMask};
 use crate::scheduler::{EVENTS_MAX, Heard, Scheduler};
+use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
+use serde::Serialize;
+use serde_json::json;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -86,6 +90,26 @@ async fn together(events: &mut BoxStream<'static, Bytes>) -> Option<Bytes> {
         all.extend_from_slice(&more);
     }
     Some(all.freeze())
+}
+
+/// A document, or a stream of what comes: as the request accepts.
+pub enum Followed<T> {
+    Document(Json<T>),
+    Stream(EventStream),
+}
+
+impl<T: Serialize> IntoResponse for Followed<T> {
+    fn into_response(self) -> Response {
+        match self {
+            Followed::Document(document) => document.into_response(),
+            Followed::Stream(stream) => stream.into_response(),
+        }
+    }
+}
+
+/// Describes the stream of a [`Followed`].
+pub fn describe_stream(draft: &mut Draft<'_>, about: &str) {
+    draft.answer(200, "", "text/event-stream", json!({ "schema": { "type": "string", "description": about } }));
 }
 
 /// A live event, with its text.

@@ -23,12 +23,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Fire times that one preview shows at most.
 const PREVIEW_MAX: usize = 1000;
-/// How long a store may take that is asked whether it is ready.
-pub const STORE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What runs where, and how much there is of it.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -132,11 +129,10 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, Problem> {
         Phase::Paused => return Err(not_ready("the scheduler is paused (`sandclock resume` has it fire)")),
         Phase::Running | Phase::Stopped => return Err(not_ready("the daemon is beginning or ending")),
     }
-    let counts = tokio::time::timeout(STORE_TIME_MAX, api.app.scheduler.counts(&super::default_store())).await;
-    match counts {
-        Ok(Ok(_)) => Ok(Json(Health { status: "ready" })),
-        Ok(Err(_)) => Err(not_ready("the job store failed and is tried again")),
-        Err(_) => Err(not_ready("the job store does not answer")),
+    match api.app.store_counts().await {
+        Some(Ok(_)) => Ok(Json(Health { status: "ready" })),
+        Some(Err(_)) => Err(not_ready("the job store failed and is tried again")),
+        None => Err(not_ready("the job store does not answer")),
     }
 }
 

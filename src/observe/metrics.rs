@@ -11,7 +11,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -94,78 +95,62 @@ pub struct Gauges {
     pub cache: [(&'static str, u64); 3],
 }
 
+/// Makes a metric and registers it.
+fn new<M: Clone + Metric>(registry: &mut Registry, name: &str, about: &str, metric: M) -> M {
+    registry.register(name, about, metric.clone());
+    metric
+}
+
+/// The same with a unit, which goes into its name.
+fn measured<M: Clone + Metric>(registry: &mut Registry, name: &str, about: &str, unit: Unit, metric: M) -> M {
+    registry.register_with_unit(name, about, unit, metric.clone());
+    metric
+}
+
+fn seconds(registry: &mut Registry, name: &str, about: &str) -> Histogram {
+    measured(registry, name, about, Unit::Seconds, Histogram::new(exponential_buckets(0.0005, 2.0, 20)))
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("sandclock");
-        let seconds = || Histogram::new(exponential_buckets(0.0005, 2.0, 20));
-        let info = prometheus_client::metrics::info::Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The version of the program", info);
-        let metrics = Metrics {
-            due: Counter::default(),
-            claimed: Counter::default(),
-            started: Counter::default(),
-            ended: Family::default(),
-            retried: Counter::default(),
-            lateness: seconds(),
-            duration: seconds(),
-            fuel: Histogram::new(exponential_buckets(1000.0, 10.0, 11)),
-            waiting: Family::default(),
-            commits: seconds(),
-            store_errors: Family::default(),
-            requests: Family::default(),
-            looked_at: Looked::register(&mut registry),
-            registry: Mutex::default(),
-        };
-        registry.register("fire_times", "Fire times that came due", metrics.due.clone());
-        registry.register("runs_claimed", "Runs that were claimed", metrics.claimed.clone());
-        registry.register("runs_started", "Runs that an executor began", metrics.started.clone());
-        registry.register("runs_ended", "Runs that ended, by outcome", metrics.ended.clone());
-        registry.register(
-            "runs_retried",
-            "Further attempts that were put off to a later time",
-            metrics.retried.clone(),
-        );
-        let unit = Unit::Seconds;
-        let about = "From the fire time of a run to its start";
-        registry.register_with_unit("run_lateness", about, unit.clone(), metrics.lateness.clone());
-        let about = "From the start of a run to its end";
-        registry.register_with_unit("run_duration", about, unit.clone(), metrics.duration.clone());
-        registry.register("run_fuel", "Fuel that a run used", metrics.fuel.clone());
-        registry.register("jobs_waiting", "Jobs in line for a slot", metrics.waiting.clone());
-        let about = "How long a turn of a job store took, with its commit";
-        registry.register_with_unit("store_commit", about, unit, metrics.commits.clone());
-        registry.register("store_errors", "Turns that failed", metrics.store_errors.clone());
-        registry.register("http_requests", "Answers of the API, by operation and status", metrics.requests.clone());
-        Metrics { registry: Mutex::new(registry), ..metrics }
+        let to = &mut registry;
+        to.register("build", "The version of the program", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        let fuel = Histogram::new(exponential_buckets(1000.0, 10.0, 11));
+        Metrics {
+            looked_at: Looked::register(to),
+            due: new(to, "fire_times", "Fire times that came due", Counter::default()),
+            claimed: new(to, "runs_claimed", "Runs that were claimed", Counter::default()),
+            started: new(to, "runs_started", "Runs that an executor began", Counter::default()),
+            ended: new(to, "runs_ended", "Runs that ended, by outcome", Family::default()),
+            retried: new(to, "runs_retried", "Further attempts that were put off to a later time", Counter::default()),
+            lateness: seconds(to, "run_lateness", "From the fire time of a run to its start"),
+            duration: seconds(to, "run_duration", "From the start of a run to its end"),
+            fuel: new(to, "run_fuel", "Fuel that a run used", fuel),
+            waiting: new(to, "jobs_waiting", "Jobs in line for a slot", Family::default()),
+            commits: seconds(to, "store_commit", "How long a turn of a job store took, with its commit"),
+            store_errors: new(to, "store_errors", "Turns that failed", Family::default()),
+            requests: new(to, "http_requests", "Answers of the API, by operation and status", Family::default()),
+            registry: Mutex::new(registry),
+        }
     }
 }
 
 impl Looked {
-    fn register(registry: &mut Registry) -> Self {
-        let looked = Looked {
-            jobs: Family::default(),
-            running: Gauge::default(),
-            runs_kept: Gauge::default(),
-            slots: Family::default(),
-            slots_used: Family::default(),
-            firing: Gauge::default(),
-            streams: Gauge::default(),
-            cache: Family::default(),
-            memory: Gauge::default(),
-            open_files: Gauge::default(),
-        };
-        registry.register("jobs", "Jobs of the default store, by state", looked.jobs.clone());
-        registry.register("runs_running", "Runs that go on", looked.running.clone());
-        registry.register("runs_kept", "Ended runs in the history", looked.runs_kept.clone());
-        registry.register("slots", "Runs that an executor may have at one time", looked.slots.clone());
-        registry.register("slots_used", "Runs that an executor has", looked.slots_used.clone());
-        registry.register("firing", "1 if what is due is fired", looked.firing.clone());
-        registry.register("event_streams", "Event streams that are open", looked.streams.clone());
-        registry.register("components", "Components by how they were had since the start", looked.cache.clone());
-        let about = "Memory of the daemon itself, without its workers";
-        registry.register_with_unit("resident_memory", about, Unit::Bytes, looked.memory.clone());
-        registry.register("open_files", "Descriptors of the daemon itself", looked.open_files.clone());
-        looked
+    fn register(to: &mut Registry) -> Self {
+        let about_memory = "Memory of the daemon itself, without its workers";
+        Looked {
+            jobs: new(to, "jobs", "Jobs of the default store, by state", Family::default()),
+            running: new(to, "runs_running", "Runs that go on", Gauge::default()),
+            runs_kept: new(to, "runs_kept", "Ended runs in the history", Gauge::default()),
+            slots: new(to, "slots", "Runs that an executor may have at one time", Family::default()),
+            slots_used: new(to, "slots_used", "Runs that an executor has", Family::default()),
+            firing: new(to, "firing", "1 if what is due is fired", Gauge::default()),
+            streams: new(to, "event_streams", "Event streams that are open", Gauge::default()),
+            cache: new(to, "components", "Components by how they were had since the start", Family::default()),
+            memory: measured(to, "resident_memory", about_memory, Unit::Bytes, Gauge::default()),
+            open_files: new(to, "open_files", "Descriptors of the daemon itself", Gauge::default()),
+        }
     }
 
     fn set(&self, gauges: &Gauges) {

@@ -2,10 +2,11 @@
 //! that nobody but this user can read; anything else is thrown away and compiled again.
 
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -36,7 +37,7 @@ impl Cache {
             None => {
                 let mut key = [0; 32];
                 getrandom::fill(&mut key).map_err(|e| Error::host("no randomness for the code cache's key", e))?;
-                write_private(dir, &path, &[&key]).map_err(failed)?;
+                write_whole(&path, &[&key]).map_err(failed)?;
                 key
             }
         };
@@ -78,7 +79,7 @@ impl Cache {
     pub fn put(&self, digest: &str, compatibility: u64, code: &[u8]) {
         let mac = self.mac(digest, compatibility, code).finalize().into_bytes();
         let path = self.path(digest, compatibility);
-        if let Err(error) = write_private(&self.dir, &path, &[MAGIC, &mac, code]) {
+        if let Err(error) = write_whole(&path, &[MAGIC.as_slice(), &mac, code]) {
             tracing::warn!(%error, path = %path.display(), "cannot keep compiled code");
         }
         self.trim();
@@ -87,7 +88,7 @@ impl Cache {
     /// Notes that a component breaks the compiler, so that it is not tried at each start.
     pub fn refuse(&self, digest: &str, compatibility: u64, reason: &str) {
         let path = self.path(digest, compatibility).with_extension("refused");
-        if let Err(error) = write_private(&self.dir, &path, &[reason.as_bytes()]) {
+        if let Err(error) = write_whole(&path, &[reason.as_bytes()]) {
             tracing::warn!(%error, path = %path.display(), "cannot note that a component breaks the compiler");
         }
     }
@@ -143,17 +144,6 @@ fn read_plain_file(path: &Path) -> Option<Vec<u8>> {
     file.read_to_end(&mut bytes).ok()?;
     let _ = file.set_modified(std::time::SystemTime::now());
     Some(bytes)
-}
-
-fn write_private(dir: &Path, path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
-    // Made with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    std::fs::File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -174,9 +174,7 @@ impl Registry {
     pub async fn functions(&self, name: &PluginName) -> Result<Vec<Function>> {
         let plugin = self.get(name).await?;
         let Some(digest) = plugin.current().map(|version| version.digest.clone()) else { return Ok(Vec::new()) };
-        let bytes = self.component(&digest).await?.ok_or_else(|| Error::PluginRefused {
-            reason: format!("component {digest} is missing or damaged (register it again)"),
-        })?;
+        let bytes = self.plugins.required_component(&digest).await?;
         let sandbox = self.sandbox.clone();
         let work = move || sandbox.functions(&digest, &bytes);
         tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("loading a plugin broke off", e))?

@@ -433,6 +433,13 @@ pub trait PluginStore: Send + Sync {
 
     /// The component's bytes, verified against the digest; `None` if there is none.
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>>;
+
+    /// The same for one that must be there. Errors: `PluginRefused` if it is not.
+    async fn required_component(&self, digest: &str) -> Result<Vec<u8>> {
+        self.component(digest).await?.ok_or_else(|| Error::PluginRefused {
+            reason: format!("component {digest} is missing or damaged (register it again)"),
+        })
+    }
 }
 
 /// A store that can be copied while it works.

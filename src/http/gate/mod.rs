@@ -164,9 +164,9 @@ fn admit(api: &Api, request: &Request, now: DateTime<Utc>) -> Result<Caller, Pro
 
 /// An operation's handler behind the checks that depend on it.
 pub fn guard(api: &Api, operation: Operation) -> MethodRouter<Api> {
-    let once = operation.is_once();
+    let (once, recorded) = (operation.is_once(), operation.is_recorded());
     let Operation { id, access, body, handler, body_bytes_max, .. } = operation;
-    let guard = Guard { api: api.clone(), id, access, body, once };
+    let guard = Guard { api: api.clone(), id, access, body, once, recorded };
     let handler = match body_bytes_max {
         Some(max) => handler.layer(axum::extract::DefaultBodyLimit::max(max)),
         None => handler,
@@ -182,31 +182,41 @@ struct Guard {
     body: Body,
     /// A request with a key is done once.
     once: bool,
+    /// What came of it goes into the audit log.
+    recorded: bool,
 }
 
 async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let now = guard.api.app.scheduler.clock().now();
     let caller = request.extensions().get::<Caller>().cloned();
-    let entry = Entry::new(now, caller.as_ref(), Some(guard.id), &request);
+    let entry = || Entry::new(now, caller.as_ref(), Some(guard.id), &request);
     if let Err(problem) = guard.admit(caller.as_ref(), &request) {
         let response = problem.into_response();
         guard.api.app.metrics.answered(guard.id, response.status().as_u16());
-        guard.api.audit.refused(entry.ended(&response));
+        guard.api.audit.refused(entry().ended(&response));
         return response;
     }
-    if guard.access == Access::Read {
-        return guard.handle(caller, None, request, next).await;
+    let entry = guard.recorded.then(entry);
+    let key = request.headers().get("idempotency-key").filter(|_| guard.once).cloned();
+    if entry.is_none() && key.is_none() {
+        return guard.handle(caller, entry, key, request, next).await;
     }
     // On its own, because a caller that goes away must leave nothing half done, and is on record.
-    let handled = tokio::spawn(async move { guard.handle(caller, Some(entry), request, next).await });
+    let handled = tokio::spawn(async move { guard.handle(caller, entry, key, request, next).await });
     let broken = |e| Problem::from(Error::host("handling the request broke off", e)).into_response();
     handled.await.unwrap_or_else(broken)
 }
 
 impl Guard {
     /// Has the handler answer, and writes what came of it into the audit log.
-    async fn handle(&self, caller: Option<Caller>, entry: Option<Entry>, request: Request, next: Next) -> Response {
-        let key = request.headers().get("idempotency-key").filter(|_| self.once).cloned();
+    async fn handle(
+        &self,
+        caller: Option<Caller>,
+        entry: Option<Entry>,
+        key: Option<HeaderValue>,
+        request: Request,
+        next: Next,
+    ) -> Response {
         let mut response = match (key, caller) {
             (Some(key), Some(caller)) => super::idempotency::once(&self.api, &key, &caller, request, next).await,
             _ => next.run(request).await,
@@ -215,7 +225,6 @@ impl Guard {
         let Some(entry) = entry.map(|entry| entry.ended(&response)) else { return response };
         match response.extensions_mut().remove::<Later>() {
             Some(later) => later.hand(entry),
-            None if self.access == Access::None && self.id != super::LOGIN => {}
             // Somebody who tries tokens must not fill the log.
             None if self.access == Access::None && entry.status >= 400 => self.api.audit.refused(entry),
             None => self.api.audit.write(entry),

@@ -1,7 +1,8 @@
 //! Sessions of browsers: signed in with a token, or with a code that is good once.
 
-use super::token::{Credential, hash, random};
+use super::token::{Credential, random};
 use crate::error::Result;
+use crate::plugin::digest;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,24 +20,24 @@ pub struct Sessions(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    sessions: HashMap<[u8; 32], (Credential, DateTime<Utc>)>,
-    codes: HashMap<[u8; 32], (Credential, DateTime<Utc>)>,
+    sessions: HashMap<String, (Credential, DateTime<Utc>)>,
+    codes: HashMap<String, (Credential, DateTime<Utc>)>,
 }
 
 /// Keeps one more, and at most so many.
 fn keep(
-    kept: &mut HashMap<[u8; 32], (Credential, DateTime<Utc>)>,
+    kept: &mut HashMap<String, (Credential, DateTime<Utc>)>,
     most: usize,
     token: Credential,
     until: DateTime<Utc>,
 ) -> Result<String> {
     let text = random()?;
     if kept.len() >= most
-        && let Some(oldest) = kept.iter().min_by_key(|(_, (_, until))| *until).map(|(hash, _)| *hash)
+        && let Some(oldest) = kept.iter().min_by_key(|(_, (_, until))| *until).map(|(hash, _)| hash.clone())
     {
         kept.remove(&oldest);
     }
-    kept.insert(hash(&text), (token, until));
+    kept.insert(digest(text.as_bytes()), (token, until));
     Ok(text)
 }
 
@@ -52,11 +53,15 @@ impl Sessions {
 
     /// The token whose session this is. Looked up by hash, so that time tells nothing of the text.
     pub fn find(&self, text: &str, now: DateTime<Utc>) -> Option<Credential> {
-        self.inner().sessions.get(&hash(text)).filter(|(_, until)| *until > now).map(|(token, _)| token.clone())
+        self.inner()
+            .sessions
+            .get(&digest(text.as_bytes()))
+            .filter(|(_, until)| *until > now)
+            .map(|(token, _)| token.clone())
     }
 
     pub fn end(&self, text: &str) {
-        self.inner().sessions.remove(&hash(text));
+        self.inner().sessions.remove(&digest(text.as_bytes()));
     }
 
     /// A code that begins one session, soon.
@@ -66,7 +71,7 @@ impl Sessions {
 
     /// The token of a code, which is used up.
     pub fn redeem(&self, code: &str, now: DateTime<Utc>) -> Option<Credential> {
-        self.inner().codes.remove(&hash(code)).filter(|(_, until)| *until > now).map(|(token, _)| token)
+        self.inner().codes.remove(&digest(code.as_bytes())).filter(|(_, until)| *until > now).map(|(token, _)| token)
     }
 }
 

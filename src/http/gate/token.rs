@@ -1,15 +1,15 @@
 //! Tokens: made at random, kept as hashes, shown once.
 
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::http::access::Access;
-use crate::http::files::write_private;
 use crate::invalid::Invalid;
 use crate::job::Alias;
+use crate::plugin::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use subtle::ConstantTimeEq;
@@ -79,14 +79,6 @@ pub fn local_path(home: &Path) -> PathBuf {
     home.join("operator.token")
 }
 
-pub fn hash(text: &str) -> [u8; 32] {
-    Sha256::digest(text.as_bytes()).into()
-}
-
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// 256 random bits as text.
 pub fn random() -> Result<String> {
     let mut bytes = [0; 32];
@@ -123,7 +115,7 @@ impl Tokens {
 
     /// The token with this text.
     pub fn find(&self, text: &str) -> Option<Credential> {
-        let given = hexadecimal(&hash(text));
+        let given = digest(text.as_bytes());
         // Every one is compared, each in constant time.
         self.kept().iter().fold(None, |found, kept| {
             let equal = bool::from(kept.hash.as_bytes().ct_eq(given.as_bytes()));
@@ -196,9 +188,9 @@ impl Tokens {
             let reason = format!("there are {TOKENS_MAX} already (`sandclock token remove` removes one)");
             return Err(Invalid::new("token", token.name.as_str(), reason).into());
         }
-        all.push(Kept { token: token.clone(), hash: hexadecimal(&hash(&text)) });
+        all.push(Kept { token: token.clone(), hash: digest(text.as_bytes()) });
         if token.name.as_str() == LOCAL {
-            write_private(&self.local, text.as_bytes())
+            write_whole(&self.local, &[text.as_bytes()])
                 .map_err(|e| Error::host(format!("cannot write `{}`", self.local.display()), e))?;
         }
         self.write(&all)?;
@@ -209,7 +201,7 @@ impl Tokens {
     fn write(&self, kept: &[Kept]) -> Result<()> {
         let failed = |e: std::io::Error| Error::host(format!("cannot write `{}`", self.path.display()), e);
         let bytes = serde_json::to_vec_pretty(kept).map_err(|e| failed(e.into()))?;
-        write_private(&self.path, &bytes).map_err(failed)
+        write_whole(&self.path, &[&bytes]).map_err(failed)
     }
 }
 
@@ -226,7 +218,7 @@ mod tests {
         assert_eq!((text.len(), tokens.find(&text).map(|found| found.token)), (53, Some(token)));
         assert!(tokens.create(ci.clone(), TokenKind::Operator, now).is_err());
         let file = std::fs::read_to_string(home.path().join("tokens.json")).unwrap();
-        assert!(!file.contains(&text) && file.contains(&hexadecimal(&hash(&text))));
+        assert!(!file.contains(&text) && file.contains(&digest(text.as_bytes())));
         let again = Tokens::open(home.path()).unwrap();
         assert!(again.find(&text).is_some() && again.find("").is_none() && again.find(&text[1..]).is_none());
         let (_, new) = again.rotate(&ci, now).unwrap();

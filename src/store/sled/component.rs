@@ -1,9 +1,8 @@
 //! Components as files, each under its SHA-256: written beside, synced, renamed; verified when read.
 
-use super::disk::{create_private_dir, sync_dir};
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::plugin::{self, Plugin};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 pub fn dir(home: &Path) -> PathBuf {
@@ -19,20 +18,7 @@ pub fn write(home: &Path, digest: &str, bytes: &[u8]) -> Result<()> {
     if read(home, digest)?.is_some() {
         return Ok(());
     }
-    write_file(&path, bytes).map_err(|e| Error::host(format!("cannot store component {digest}"), e))
-}
-
-/// Writes a file so that after a crash it is there whole or not at all.
-pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    create_private_dir(dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    let (_, made) = file.keep()?;
-    std::fs::rename(made, path)?;
-    sync_dir(dir)?;
-    sync_dir(dir.parent().unwrap_or(dir))
+    write_whole(&path, &[bytes]).map_err(|e| Error::host(format!("cannot store component {digest}"), e))
 }
 
 /// The bytes, or nothing if they are missing or not what the digest says.

@@ -1,9 +1,10 @@
 //! Copies of the store while it works: for backups, and of what an upgrade is about to change.
 
 use super::component;
-use super::disk::{DirLock, Disk, create_private_dir, note_path, sync_dir};
+use super::disk::{DirLock, Disk, note_path};
 use super::{SledStore, State, closed, lock};
 use crate::error::{Error, Result};
+use crate::files::{create_private_dir, sync_dir};
 use crate::store::Backup;
 use async_trait::async_trait;
 use std::fs;

@@ -12,6 +12,7 @@
 use super::codec::{seal, unseal, weight};
 use super::copy::keep_format;
 use crate::error::{Error, Result};
+use crate::files::{create_private_dir, sync_dir};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use sled::{Batch, Db, Tree};
 use std::collections::BTreeMap;
@@ -127,19 +128,6 @@ impl DirLock {
         note().map_err(failed)?;
         Ok(DirLock(file))
     }
-}
-
-/// Creates a directory that only its owner can enter.
-pub fn create_private_dir(dir: &Path) -> std::io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
-}
-
-pub fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 impl Disk {

@@ -1,11 +1,11 @@
 //! The way back from a damaged database: plugins and jobs as dated JSON files, written by
 //! themselves, and read again by `recover`.
 
-use super::component::write_file;
 use super::disk::{DirLock, Disk, HOT, JOB, PLUGIN, Writes, note_path};
 use super::{codec, encode_job};
 use crate::bundle::{self, Bundle, BundledJob};
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::func::PluginName;
 use crate::job::{JobId, JobState, Question};
 use crate::plugin::Plugin;
@@ -48,7 +48,7 @@ pub fn write(home: &Path, now: DateTime<Utc>, plugins: &BTreeMap<PluginName, Plu
     let (plugins, jobs) = (plugins.values().cloned().collect(), jobs.collect());
     let export = Bundle { version: bundle::VERSION, exported: now, plugins, components: BTreeMap::new(), jobs };
     let written = serde_json::to_vec_pretty(&export).map_err(std::io::Error::from);
-    if let Err(error) = written.and_then(|bytes| write_file(&path(home, now), &bytes)) {
+    if let Err(error) = written.and_then(|bytes| write_whole(&path(home, now), &[&bytes])) {
         tracing::warn!(%error, "cannot write the automatic export of plugins and jobs");
     }
     let exports = all(home);

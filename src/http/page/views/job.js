@@ -9,8 +9,8 @@ import { may } from '../session.js';
 import { duration, instant, timeTag } from '../time.js';
 import { brief, bytes, count, kindOf, moduleOf, plural, reasonOf, titleOf } from '../words.js';
 import { chart } from '../widgets/chart.js';
-import { ProblemSlot, actionButton, busy, empty, problemNote, toast } from '../widgets/feedback.js';
-import { ArgumentsForm, FieldError, complain } from '../widgets/form.js';
+import { ProblemSlot, actionButton, empty, problemNote, toast } from '../widgets/feedback.js';
+import { ArgumentsForm, sending } from '../widgets/form.js';
 import { badge, jobBadges } from '../widgets/strip.js';
 import { Rows, facts, table } from '../widgets/table.js';
 import { TriggerField, explanation, triggerWords } from '../widgets/trigger.js';
@@ -142,19 +142,7 @@ function runWith(job, func) {
   const slot = new ProblemSlot();
   const submission = new api.Submission();
   const go = h('button.primary', { type: 'submit' }, icon('play'), 'Run now with these');
-  const submit = async (event) => {
-    event.preventDefault();
-    await busy(go, async () => {
-      let args;
-      try {
-        args = form.read();
-      } catch (error) {
-        if (error instanceof FieldError) return complain(error);
-        throw error;
-      }
-      await runNow(job, submission, args);
-    }, slot);
-  };
+  const submit = sending({ button: go, slot, read: () => form.read(), send: (args) => runNow(job, submission, args) });
   return h('form', { onsubmit: submit, novalidate: true }, form.node, slot.node, h('div.row.end', go));
 }
 
@@ -162,20 +150,11 @@ function editTrigger(job, signal, done, cancel) {
   const field = new TriggerField({ text: job.trigger_text, signal, jobId: () => job.id, optional: false });
   const slot = new ProblemSlot();
   const save = h('button.primary', { type: 'submit' }, 'Save trigger');
-  const submit = async (event) => {
-    event.preventDefault();
-    await busy(save, async () => {
-      let trigger;
-      try {
-        trigger = field.read();
-      } catch (error) {
-        if (error instanceof FieldError) return complain(error);
-        throw error;
-      }
-      done(await api.patch(api.url`/v1/jobs/${job.id}`, { trigger }));
-      toast(`\`${job.id}\` has another trigger.`);
-    }, slot);
+  const send = async (trigger) => {
+    done(await api.patch(api.url`/v1/jobs/${job.id}`, { trigger }));
+    toast(`\`${job.id}\` has another trigger.`);
   };
+  const submit = sending({ button: save, slot, read: () => field.read(), send });
   const node = h('form', { onsubmit: submit, novalidate: true }, field.node, slot.node, h('div.row.end', h('button', { type: 'button', onclick: cancel }, 'Leave it'), save));
   return { node, focus: () => field.input.focus() };
 }

@@ -5,7 +5,7 @@ import { code, h, newId, replace } from '../dom.js';
 import { Digits } from '../json.js';
 import { exactBytes, parseBytes, plural } from '../words.js';
 import { ProblemSlot, busy, command, empty, toast } from '../widgets/feedback.js';
-import { ArgumentsForm, FieldError, complain, labelled, reach, select } from '../widgets/form.js';
+import { ArgumentsForm, FieldError, labelled, reach, readFields, select } from '../widgets/form.js';
 import { TriggerField } from '../widgets/trigger.js';
 import { functionOf } from './job.js';
 
@@ -153,16 +153,6 @@ function given(value) {
   return Object.fromEntries(kept.map(([name, field]) => [name, given(field)]));
 }
 
-function read(form) {
-  try {
-    return form();
-  } catch (error) {
-    if (!(error instanceof FieldError)) throw error;
-    complain(error);
-    return null;
-  }
-}
-
 function layout(title, intro, parts, slot, save, submit, cancel) {
   const id = newId('form');
   const changed = () => slot.clear();
@@ -216,8 +206,8 @@ export async function add(page) {
   func.addEventListener('change', choose);
   const submit = async (event) => {
     event.preventDefault();
-    const spec = read(() => ({ func: func.value, id: id.read(), ...form.read(), trigger: trigger.read(), paused: paused.checked, ...policies.read() }));
-    if (spec === null) return;
+    const spec = readFields(() => ({ func: func.value, id: id.read(), ...form.read(), trigger: trigger.read(), paused: paused.checked, ...policies.read() }));
+    if (spec === undefined) return;
     await busy(save, async () => {
       // Arguments may be null where a type says so.
       const job = await submission.post('/v1/jobs', { ...given(spec), args: spec.args, kwargs: spec.kwargs });
@@ -247,8 +237,8 @@ export async function edit(page, id) {
   const back = `#/jobs/${encodeURIComponent(id)}`;
   const submit = async (event) => {
     event.preventDefault();
-    const changed = read(() => ({ ...form.read(), ...(trigger.read() === job.trigger_text ? {} : { trigger: trigger.read() }), ...policies.read() }));
-    if (changed === null) return;
+    const changed = readFields(() => ({ ...form.read(), ...(trigger.read() === job.trigger_text ? {} : { trigger: trigger.read() }), ...policies.read() }));
+    if (changed === undefined) return;
     // Tags are merged, so those that are gone are named.
     for (const key of Object.keys(job.tags)) changed.tags[key] ??= null;
     await busy(save, async () => {

@@ -8,8 +8,8 @@ import * as live from '../live.js';
 import { may } from '../session.js';
 import { duration, timeTag } from '../time.js';
 import { adviceOn, brief, bytes, count, kindWords, reasonOf, toneOf } from '../words.js';
-import { ProblemSlot, actionButton, busy, confirm, toast } from '../widgets/feedback.js';
-import { ArgumentsForm, FieldError, complain } from '../widgets/form.js';
+import { ProblemSlot, actionButton, confirm, toast } from '../widgets/feedback.js';
+import { ArgumentsForm, sending } from '../widgets/form.js';
 import { Logs } from '../widgets/logs.js';
 import { grantForm, missingOf, sheet } from '../widgets/sheet.js';
 import { mark } from '../widgets/strip.js';
@@ -47,25 +47,16 @@ function callOnce(func) {
   const result = h('div', { 'aria-live': 'polite' });
   const submission = new api.Submission();
   const go = h('button.primary', { type: 'submit' }, icon('play'), 'Call it');
-  const submit = async (event) => {
-    event.preventDefault();
-    await busy(go, async () => {
-      let args;
-      try {
-        args = form.read();
-      } catch (error) {
-        if (error instanceof FieldError) return complain(error);
-        throw error;
-      }
-      replace(result, h('p.dim', 'It runs …'));
-      try {
-        replace(result, executed(await submission.post('/v1/exec', { func: func.func, ...args })));
-      } catch (problem) {
-        replace(result);
-        throw problem;
-      }
-    }, slot);
+  const send = async (args) => {
+    replace(result, h('p.dim', 'It runs …'));
+    try {
+      replace(result, executed(await submission.post('/v1/exec', { func: func.func, ...args })));
+    } catch (problem) {
+      replace(result);
+      throw problem;
+    }
   };
+  const submit = sending({ button: go, slot, read: () => form.read(), send });
   return h('form.call', { onsubmit: submit, novalidate: true }, form.node, slot.node, h('div.row', go, h('span.dim', 'with the default limits, without a record')), result);
 }
 

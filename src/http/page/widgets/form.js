@@ -3,6 +3,7 @@
 
 import { h, newId, replace } from '../dom.js';
 import { Digits, parse, pretty } from '../json.js';
+import { busy } from './feedback.js';
 
 /** A value that cannot be sent, and the input that has it. */
 export class FieldError extends Error {
@@ -379,4 +380,26 @@ export class ArgumentsForm {
   read() {
     return this.form.read();
   }
+}
+
+/** What fields say; undefined after showing what is wrong with one. */
+export function readFields(read) {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof FieldError)) throw error;
+    complain(error);
+    return undefined;
+  }
+}
+
+/** What a form does that is sent: reads its fields and, if they are right, sends what they say. */
+export function sending({ button, slot, read, send }) {
+  return async (event) => {
+    event.preventDefault();
+    await busy(button, async () => {
+      const given = readFields(read);
+      if (given !== undefined) await send(given);
+    }, slot);
+  };
 }

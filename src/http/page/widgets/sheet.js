@@ -5,8 +5,8 @@ import * as api from '../api.js';
 import { code, h, newId } from '../dom.js';
 import { icon } from '../icons.js';
 import { exactBytes } from '../words.js';
-import { ProblemSlot, busy, toast } from './feedback.js';
-import { FieldError, complain, labelled } from './form.js';
+import { ProblemSlot, toast } from './feedback.js';
+import { FieldError, labelled, sending } from './form.js';
 
 /** How much a directory may hold, as the API writes it. */
 const QUOTA = /:(\d+)$/;
@@ -132,21 +132,12 @@ export function grantForm(name, version, done) {
       audit: audit.checked,
     };
   };
-  const submit = async (event) => {
-    event.preventDefault();
-    await busy(save, async () => {
-      let spec;
-      try {
-        spec = read();
-      } catch (error) {
-        if (error instanceof FieldError) return complain(error);
-        throw error;
-      }
-      const added = await api.put(api.url`/v1/plugins/${name}/grants`, spec);
-      toast(`Granted to \`${name}\`.`);
-      done(added);
-    }, slot);
+  const send = async (spec) => {
+    const added = await api.put(api.url`/v1/plugins/${name}/grants`, spec);
+    toast(`Granted to \`${name}\`.`);
+    done(added);
   };
+  const submit = sending({ button: save, slot, read, send });
   const heading = newId('grants');
   const fields = { secrets: secrets.node, files: dirs.node, http: http.node, env: env.node, state: h('label.check', state, h('span', 'A state of its own, for each job')) };
   // What it cannot use is out of the way; a secret may be sent along with its requests.
