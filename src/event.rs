@@ -69,6 +69,8 @@ event_kinds! {
     JobSkipped = 27, "JOB_SKIPPED";
     /// A job did not end well within its expected period.
     JobLate = 28, "JOB_LATE";
+    /// A run's end came after its node's lease had run out, and is dropped.
+    JobStale = 29, "JOB_STALE";
 }
 
 impl fmt::Display for EventKind {

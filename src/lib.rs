@@ -38,6 +38,7 @@ mod func;
 pub mod grant;
 mod invalid;
 mod job;
+mod lease;
 mod listener;
 mod plan;
 mod plugin;

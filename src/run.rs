@@ -335,6 +335,9 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<DateTime<Utc>>,
     pub attempt: u32,
+    /// In a store that several nodes share: a number that is greater for each later claim of its job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     pub node: Arc<str>,
     pub state: RunState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -389,6 +392,7 @@ impl Run {
             started: None,
             ended: None,
             attempt: 1,
+            epoch: None,
             node,
             state: RunState::Claimed,
             outcome: None,

@@ -3,12 +3,20 @@
 
 pub mod conformance;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod record;
 mod row;
+mod shared;
 mod sled;
 mod table;
 
 pub use self::sled::{OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
 pub(crate) use table::Table;
+
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
+pub use shared::SharedOptions;
 
 pub use memory::{MemoryListenerStore, MemoryPluginStore, MemorySecretStore, MemoryStore};
 
@@ -35,7 +43,7 @@ pub const TURN_RUNS_MAX: usize = 256;
 pub const PAGE_MAX: usize = 1000;
 
 /// What a turn brings and wants.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Turn {
     pub now: DateTime<Utc>,
     /// Runs that their executors have begun since the last turn.
@@ -110,7 +118,7 @@ pub enum Conflict {
 
 /// One change that a caller asks for. Each is answered by one [`Reply`] or one error, and a change
 /// that is refused changes nothing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Change {
     /// The trigger is anchored at `now`; refused with `NeverFires` if it has no fire time left.
     /// A replaced job keeps its running runs.
@@ -405,6 +413,12 @@ pub trait JobStore: Send + Sync {
     async fn get_values(&self, id: &JobId) -> Result<Values>;
 
     async fn counts(&self) -> Result<Counts>;
+
+    /// Waits until another process may have changed something: a hint that a turn is due. For ever, if
+    /// none has the store.
+    async fn changed(&self) {
+        std::future::pending::<()>().await;
+    }
 
     /// Makes everything durable and lets go of files and locks. Further calls fail.
     async fn close(&self) -> Result<()>;

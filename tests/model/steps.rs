@@ -1,10 +1,9 @@
 //! The steps of a sequence, taken on both stores.
 
 use crate::ledger::Ledger;
+use crate::stores::Other;
 use chrono::{DateTime, TimeDelta, Utc};
-use sandclock::store::{
-    Change, Claim, Conflict, Finished, JobStore, Page, Reply, Retention, SledOptions, Started, Turn, Turned,
-};
+use sandclock::store::{Change, Claim, Conflict, Finished, JobStore, Page, Reply, Retention, Started, Turn, Turned};
 use sandclock::*;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,37 +41,27 @@ impl Random {
 /// The two stores, and what each calls the runs: ids differ between them, their order does not.
 pub struct Pair {
     runtime: tokio::runtime::Runtime,
-    home: tempfile::TempDir,
     memory: MemoryStore,
-    sled: Option<SledStore>,
+    other: Box<dyn Other>,
     runs: Vec<(RunId, RunId)>,
     now: DateTime<Utc>,
     /// Sequence numbers of the stores before this sequence.
     seq: (u64, u64),
-    /// After a crash the line of waiting jobs is formed anew, and the sled store goes on alone.
+    /// After a crash the line of waiting jobs is formed anew, and the other store goes on alone.
     alone: bool,
 }
 
-fn retention() -> Retention {
+pub fn retention() -> Retention {
     Retention { runs_per_job: 20, events: 500, ..Retention::default() }
 }
 
-fn open(home: &std::path::Path, now: DateTime<Utc>) -> SledStore {
-    let options = SledOptions { retention: retention(), warm_jobs: 1, ..SledOptions::default() };
-    SledStore::open(home, options, now).expect("the store opens")
-}
-
 impl Pair {
-    pub fn new() -> Self {
-        // In memory where there is such a place: crashes of the disk are the crash test's matter.
-        let shm = std::path::Path::new("/dev/shm");
-        let home = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
-        let home = home.expect("a directory");
+    pub fn new(make: impl FnOnce(&tokio::runtime::Runtime, DateTime<Utc>) -> Box<dyn Other>) -> Self {
         let now = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
         let memory = MemoryStore::with_retention(Alias::default(), "local", retention());
-        let sled = Some(open(home.path(), now));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Pair { runtime, home, memory, sled, runs: Vec::new(), now, seq: (0, 0), alone: false }
+        let other = make(&runtime, now);
+        Pair { runtime, memory, other, runs: Vec::new(), now, seq: (0, 0), alone: false }
     }
 
     /// One sequence, from an empty store to an empty store.
@@ -150,7 +139,7 @@ impl Pair {
             5 => self.change(ledger, || Change::Quarantine { id: id.clone(), reason: "a reason".into() }),
             6 => self.change(ledger, || Change::Release { id: id.clone() }),
             7 | 8 => {
-                let entry = self.runtime.block_on(self.sled().get_job(&id)).expect("a read");
+                let entry = self.runtime.block_on(self.other().get_job(&id)).expect("a read");
                 let Some(base) = entry.and_then(|entry| entry.job) else { return };
                 let mut changed = job(random, now);
                 changed.id = id.clone();
@@ -199,14 +188,13 @@ impl Pair {
         });
     }
 
-    fn sled(&self) -> &SledStore {
-        self.sled.as_ref().expect("it is open")
+    fn other(&self) -> &dyn JobStore {
+        self.other.store()
     }
 
-    /// The process dies: the sled store finds out when it is opened again; the memory store is told.
+    /// The process dies: the other store finds out when it is opened again; the memory store is told.
     fn crash(&mut self, ledger: &mut Ledger) {
-        drop(self.sled.take());
-        self.sled = Some(open(self.home.path(), self.now));
+        self.other.crash(&self.runtime, self.now);
         let now = self.now;
         let running = ledger.live_by_job();
         let interrupted =
@@ -225,27 +213,27 @@ impl Pair {
 
     /// A turn on each, which do the same and leave the same, and what the ledger says to it.
     fn take(&mut self, ledger: &mut Ledger, [ours, theirs]: [Turn; 2]) {
-        let sled = self.runtime.block_on(self.sled().turn(theirs)).expect("a turn");
+        let other = self.runtime.block_on(self.other().turn(theirs)).expect("a turn");
         if self.alone {
-            let new = ids(&sled).into_iter().filter(|id| self.number(*id).is_none()).collect::<BTreeSet<_>>();
+            let new = ids(&other).into_iter().filter(|id| self.number(*id).is_none()).collect::<BTreeSet<_>>();
             self.runs.extend(new.into_iter().map(|id| (id, id)));
-            return ledger.record(&sled, self.now, self.seq.1, |id| self.number(id).expect("it was told of"));
+            return ledger.record(&other, self.now, self.seq.1, |id| self.number(id).expect("it was told of"));
         }
         let memory = self.runtime.block_on(self.memory.turn(ours)).expect("a turn");
-        for (ours, theirs) in ids(&memory).into_iter().zip(ids(&sled)) {
+        for (ours, theirs) in ids(&memory).into_iter().zip(ids(&other)) {
             if self.number(ours).is_none() {
                 assert!(self.number(theirs).is_none(), "a run id is never issued twice");
                 self.runs.push((ours, theirs));
             }
         }
-        assert_eq!(self.text(&memory, self.seq.0), self.text(&sled, self.seq.1), "both stores do the same");
+        assert_eq!(self.text(&memory, self.seq.0), self.text(&other, self.seq.1), "both stores do the same");
         let all = async |store: &dyn JobStore| {
             let list = store.list_jobs(&Default::default(), &Page::default()).await.expect("a list");
             list.items.into_iter().map(|entry| self.entry_text(&entry)).collect::<Vec<_>>()
         };
-        let (memory_jobs, sled_jobs) =
-            self.runtime.block_on(async { (all(&self.memory).await, all(self.sled()).await) });
-        assert_eq!(memory_jobs, sled_jobs, "both hold the same jobs in the same states");
+        let (memory_jobs, other_jobs) =
+            self.runtime.block_on(async { (all(&self.memory).await, all(self.other()).await) });
+        assert_eq!(memory_jobs, other_jobs, "both hold the same jobs in the same states");
         ledger.record(&memory, self.now, self.seq.0, |id| self.number(id).expect("it was told of"));
     }
 

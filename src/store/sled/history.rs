@@ -4,10 +4,11 @@
 use super::codec::{ENTRY_MAX, Packer, pieces, prefix, seal, unpack, unseal};
 use super::disk::{DETAIL, Disk, LOG, RUN, Writes};
 use crate::error::{Error, Result};
-use crate::event::{Event, EventKind};
-use crate::job::{Alias, Arguments, JobId, RemoveReason};
-use crate::run::{Outcome, Run, RunId, RunLogs, RunState, Usage};
+use crate::event::Event;
+use crate::job::{Alias, Arguments, JobId};
+use crate::run::{Outcome, Run, RunId, RunLogs};
 use crate::store::Retention;
+use crate::store::record::StoredEvent;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -36,23 +37,6 @@ pub struct History {
     /// First sequence number of each block of events.
     log: VecDeque<u64>,
     last_seq: u64,
-}
-
-/// An event as stored: what its run says is read from the run.
-#[derive(Serialize, Deserialize)]
-struct StoredEvent {
-    #[serde(rename = "k")]
-    kind: EventKind,
-    #[serde(rename = "t")]
-    micros: i64,
-    #[serde(rename = "j", default, skip_serializing_if = "Option::is_none")]
-    job_id: Option<JobId>,
-    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
-    run_id: Option<RunId>,
-    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
-    reason: Option<RemoveReason>,
-    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
 }
 
 /// What DETAIL holds of a run.
@@ -182,14 +166,7 @@ impl History {
         let mut packer = Packer::default();
         let mut firsts = Vec::new();
         for event in events {
-            let stored = StoredEvent {
-                kind: event.kind,
-                micros: event.time.timestamp_micros(),
-                job_id: event.job_id.clone(),
-                run_id: event.run_id,
-                reason: event.reason,
-                detail: event.detail.as_ref().map(|text| text.chars().take(512).collect()),
-            };
+            let stored = StoredEvent::from(event);
             let block = packer.push(false, &json(&stored)?);
             if block == firsts.len() {
                 firsts.push(event.seq);
@@ -302,11 +279,7 @@ impl History {
                     return Ok(events);
                 }
                 let stored: StoredEvent = parse(entry)?;
-                let time = DateTime::from_timestamp_micros(stored.micros).ok_or_else(unreadable)?;
-                let mut event = Event::new(stored.kind, time, alias.clone());
-                event.seq = seq;
-                (event.job_id, event.run_id) = (stored.job_id, stored.run_id);
-                (event.reason, event.detail) = (stored.reason, stored.detail);
+                let event = stored.into_event(seq, alias).ok_or_else(unreadable)?;
                 events.push(event);
             }
         }
@@ -317,22 +290,6 @@ impl History {
 /// Runs claimed before this many milliseconds after 1970 are not kept.
 fn oldest_kept(retention: &Retention, now: DateTime<Utc>) -> u64 {
     (now - retention.age).timestamp_millis().max(0) as u64
-}
-
-/// The run as it stood when an event of this kind was recorded.
-pub fn as_of(kind: EventKind, mut run: Run) -> Run {
-    let state = match kind {
-        EventKind::JobSubmitted => RunState::Claimed,
-        EventKind::JobStarted => RunState::Running,
-        _ => return run,
-    };
-    if state == RunState::Claimed {
-        run.started = None;
-    }
-    run.state = state;
-    (run.ended, run.outcome, run.plugin_digest) = (None, None, None);
-    (run.usage, run.uses, run.has_logs) = (Usage::default(), Vec::new(), false);
-    run
 }
 
 /// Reads runs one by one and decodes each block once for neighbours.

@@ -24,13 +24,14 @@ mod values;
 pub use disk::OPENER as OPENER_THREAD;
 pub use export::{Recovered, recover};
 
+use super::record::{as_of, decode_job, encode_job};
 use super::row;
 use super::table::{Definitions, Delta, Table};
 use super::{Counts, JobEntry, JobFilter, JobStore, List, Page, Retention, RunFilter, Turn, Turned, closed};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::func::PluginName;
-use crate::job::{Alias, Arguments, Job, JobId};
+use crate::job::{Alias, Arguments, JobId};
 use crate::plugin::Plugin;
 use crate::run::{Run, RunId, RunLogs};
 use crate::values::Values;
@@ -40,7 +41,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use codec::{piece_of, pieces, prefix, seal, unseal};
 use disk::{ARGUMENTS, DirLock, Disk, HOT, JOB, PLUGIN, Writes};
 use history::History;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -107,14 +107,6 @@ struct Open {
     ended: Vec<RunId>,
 }
 
-/// A job definition on disk.
-#[derive(Serialize, Deserialize)]
-struct StoredJob<J> {
-    v: u32,
-    job: J,
-}
-
-const JOB_VERSION: u32 = 1;
 /// How old the newest export of a store that changes may become.
 const EXPORT_EVERY: TimeDelta = TimeDelta::minutes(10);
 /// Jobs of a store that is exported while it works; a larger one would stand still for that, and is
@@ -339,23 +331,10 @@ impl Open {
         if let Some(id) = event.run_id {
             let live = self.table.live().get(&id).cloned();
             let run = if live.is_some() { live } else { self.history.run(&self.disk, id)? };
-            event.run = run.map(|run| Box::new(history::as_of(event.kind, run)));
+            event.run = run.map(|run| Box::new(as_of(event.kind, run)));
         }
         Ok(event)
     }
-}
-
-/// A definition as it is stored: without what is at its default, which is most of it.
-fn encode_job(job: &Job) -> Result<Vec<u8>> {
-    let failed = |e| Error::host("cannot encode a job", e);
-    let default = Job::new(job.id.clone(), job.func.clone(), job.trigger.clone());
-    let default = serde_json::to_value(default).map_err(failed)?;
-    let mut stored = serde_json::to_value(job).map_err(failed)?;
-    if let Some(fields) = stored.as_object_mut() {
-        let own = |name: &str| matches!(name, "id" | "func" | "trigger");
-        fields.retain(|name, value| own(name) || default[name] != *value);
-    }
-    serde_json::to_vec(&StoredJob { v: JOB_VERSION, job: stored }).map_err(failed)
 }
 
 /// Finds job definitions on disk.
@@ -366,16 +345,7 @@ fn definitions(tree: Tree) -> Definitions {
             let (_, value) = row.map_err(|e| format!("its definition cannot be read: {e}"))?;
             bytes.extend_from_slice(unseal(&value).ok_or("its definition is damaged")?);
         }
-        match serde_json::from_slice::<StoredJob<Job>>(&bytes) {
-            Ok(StoredJob { v: JOB_VERSION, mut job }) => {
-                if job.name.is_empty() {
-                    job.name = job.func.to_string();
-                }
-                Ok(Arc::new(job))
-            }
-            Ok(stored) => Err(format!("its definition has version {}", stored.v)),
-            Err(error) => Err(format!("its definition cannot be decoded: {error}")),
-        }
+        decode_job(&bytes)
     })
 }
 

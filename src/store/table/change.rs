@@ -191,8 +191,12 @@ impl Table {
         self.delta.ended.push((run, RunLogs::default()));
     }
 
-    /// Cancels a run that waits for its time or for a slot.
+    /// Cancels a run that waits for its time or for a slot, or that goes on in another process.
     fn cancel_promised(&mut self, now: DateTime<Utc>, run: RunId) -> Result<Reply> {
+        if self.epoch.is_some() && self.live.contains_key(&run) {
+            self.delta.cancelled.push(run);
+            return Ok(Reply::Done);
+        }
         let id = self.promised.get(&run).cloned().ok_or(Error::RunEnded(run))?;
         let state = self.state(&id)?;
         if let Some(at) = state.pending.iter().position(|pending| pending.id == run) {

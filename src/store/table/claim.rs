@@ -1,6 +1,6 @@
 //! Claiming what is due: whose turn it is in the line of each executor, and what of a job starts.
 
-use super::{Claimed, TURN_RUNS_MAX, Table, Turned, VISITS_MAX, told};
+use super::{Claimed, Entry, TURN_RUNS_MAX, Table, Turned, VISITS_MAX, told};
 use crate::event::EventKind;
 use crate::job::{Alias, Job, JobId, Origin, PendingRun, RunningRun, Status};
 use crate::plan::{FireTimes, plan, plan_backfill};
@@ -19,13 +19,17 @@ impl Table {
         slots: &mut BTreeMap<Alias, usize>,
         turned: &mut Turned,
     ) {
-        let ready = |id: &&JobId| {
-            let entry = self.jobs.warm(id);
-            let due = entry.and_then(|entry| entry.state.manual_due()).is_some_and(|due| due <= now);
-            due && entry.is_some_and(|entry| slots.get(&entry.executor).is_none_or(|free| *free > 0))
-        };
-        let asked: Vec<JobId> = self.manual.iter().filter(ready).take(TURN_RUNS_MAX).cloned().collect();
-        turned.starved |= asked.len() < self.manual.len() && slots.values().any(|free| *free == 0);
+        let is_due = |entry: &&Entry| entry.state.manual_due().is_some_and(|due| due <= now);
+        let is_free = |entry: &Entry| slots.get(&entry.executor).is_none_or(|free| *free > 0);
+        let (mut asked, mut without_slot) = (Vec::new(), false);
+        for id in &self.manual {
+            match self.jobs.warm(id).filter(is_due).map(is_free) {
+                Some(true) if asked.len() < TURN_RUNS_MAX => asked.push(id.clone()),
+                Some(false) => without_slot = true,
+                _ => {}
+            }
+        }
+        turned.starved |= without_slot;
         for id in asked {
             let left = TURN_RUNS_MAX.saturating_sub(turned.claimed.len());
             self.claim_pending(now, &id, (claim, left), slots, turned);
@@ -34,10 +38,11 @@ impl Table {
     }
 
     pub(super) fn claim_due(&mut self, now: DateTime<Utc>, slots: &mut BTreeMap<Alias, usize>, turned: &mut Turned) {
-        let mut executors = self.queues.executors();
+        let mut executors: Vec<Alias> = slots.keys().cloned().collect();
         // Another one begins each time: a flooded one would use up every turn.
         let first = now.timestamp_millis().unsigned_abs() as usize % executors.len().max(1);
         executors.rotate_left(first);
+        executors.extend(self.queues.executors().into_iter().filter(|alias| !slots.contains_key(alias)));
         for alias in executors {
             let priority = |id: &JobId| self.jobs.urgency(id, now);
             for (id, place) in self.queues.advance(&alias, now, priority) {
@@ -45,7 +50,7 @@ impl Table {
             }
             for _ in 0..VISITS_MAX {
                 let left = TURN_RUNS_MAX.saturating_sub(turned.claimed.len());
-                let Some((id, in_line)) = self.queues.first(&alias).filter(|_| left > 0) else { break };
+                let Some((id, in_line)) = self.queues.first(&alias, now).filter(|_| left > 0) else { break };
                 let id = id.clone();
                 match slots.get(&alias) {
                     Some(0) => break,

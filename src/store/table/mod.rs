@@ -8,6 +8,7 @@ mod claim;
 mod jobs;
 mod queue;
 mod watch;
+mod working;
 
 use super::row::Standing;
 use super::{Claim, Claimed, Counts, Finished, JobEntry, JobFilter, Reply, Started, TURN_RUNS_MAX, Turn, Turned};
@@ -23,6 +24,7 @@ use queue::{Place, Queues};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use ulid::Ulid;
+pub use working::Position;
 
 /// Attempts that a run whose process keeps dying gets, however `on_interrupted` is set.
 pub const RERUNS_MAX: u32 = 10;
@@ -43,6 +45,8 @@ pub struct Delta {
     pub arguments: BTreeMap<RunId, Option<Arc<Arguments>>>,
     /// Changes of jobs' own states, in order; `None` forgets all of one.
     pub values: Vec<(JobId, Option<ValueChanges>)>,
+    /// Runs that go on elsewhere and that a caller wants to end.
+    pub cancelled: Vec<RunId>,
 }
 
 pub struct Table {
@@ -65,6 +69,8 @@ pub struct Table {
     restored: Vec<(JobId, RunningRun)>,
     last_seq: u64,
     last_id: Ulid,
+    /// What fences the runs that are claimed from now on, in a store that several nodes share.
+    epoch: Option<u64>,
     /// The time of the turn under way.
     now: DateTime<Utc>,
     /// When the watchdog last looked, if there is one.
@@ -92,6 +98,7 @@ impl Table {
             restored: Vec::new(),
             last_seq: 0,
             last_id: Ulid::from_parts(0, entropy),
+            epoch: None,
             now: DateTime::<Utc>::MIN_UTC,
             watched: Some(DateTime::<Utc>::MIN_UTC),
             watch_after: None,
@@ -174,7 +181,8 @@ impl Table {
         let job = self.jobs.warm(id)?.job.as_ref()?;
         let RunningRun { id, scheduled_time, attempt, origin, coalesced, arguments } = running.clone();
         let run = Run::claimed(id, job, scheduled_time, self.node.clone());
-        Some(Run { jobstore: self.alias.clone(), attempt, origin, coalesced, arguments, ..run })
+        let (jobstore, epoch) = (self.alias.clone(), self.epoch);
+        Some(Run { jobstore, attempt, epoch, origin, coalesced, arguments, ..run })
     }
 
     /// Applies a turn.
@@ -213,8 +221,9 @@ impl Table {
                 let free = executors.iter().filter(|alias| slots.get(*alias) != Some(&0));
                 let wake = self.wakes.first().map(|(at, _)| *at);
                 turned.next_due = free.filter_map(|alias| self.queues.next_due(alias, now)).chain(wake).min();
-                turned.starved |=
-                    executors.iter().any(|alias| slots.get(alias) == Some(&0) && self.queues.first(alias).is_some());
+                turned.starved |= executors
+                    .iter()
+                    .any(|alias| slots.get(alias) == Some(&0) && self.queues.first(alias, now).is_some());
             }
         }
         for id in std::mem::take(&mut self.jobs.broken) {

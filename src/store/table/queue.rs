@@ -15,15 +15,16 @@ pub enum Place {
     #[default]
     Nowhere,
     Timed(DateTime<Utc>),
-    /// In line, by falling priority and then by who came first. A job that has had its turn and
-    /// wants more goes to the end, so that a long backlog of one holds up nobody.
-    Ready(Reverse<i8>, u64),
+    /// In line, by falling priority and then by when it came there: at its time, or when it had its
+    /// turn and wanted more, so that a long backlog of one holds up nobody. The last number orders
+    /// those that came at one time; it is 0 for those whose time came.
+    Ready(Reverse<i8>, DateTime<Utc>, u64),
 }
 
 #[derive(Default)]
 struct Queue {
     timed: BTreeSet<(DateTime<Utc>, JobId)>,
-    ready: BTreeSet<(Reverse<i8>, u64, JobId)>,
+    ready: BTreeSet<(Reverse<i8>, DateTime<Utc>, u64, JobId)>,
 }
 
 /// The queues of all executors.
@@ -31,9 +32,16 @@ struct Queue {
 pub struct Queues {
     queues: BTreeMap<Alias, Queue>,
     tickets: u64,
+    /// The latest time at which a job came into line.
+    latest: DateTime<Utc>,
 }
 
 impl Queues {
+    /// Empty queues that number those who come from `tickets` on.
+    pub fn numbered_from(tickets: u64) -> Self {
+        Queues { tickets, ..Queues::default() }
+    }
+
     /// Moves a job from `old` to where something due at `due` belongs. One that stays in line keeps
     /// its place there.
     pub fn put(
@@ -47,22 +55,33 @@ impl Queues {
         let new = match (due, old) {
             (None, _) => Place::Nowhere,
             (Some(due), _) if due > now => Place::Timed(due),
-            (Some(_), Place::Ready(Reverse(held), _)) if held == priority => old,
-            (Some(_), _) => self.ready(priority),
+            (Some(_), Place::Ready(Reverse(held), ..)) if held == priority => old,
+            // It came into line at its time, although nobody has looked since.
+            (Some(_), Place::Timed(at)) if at <= now => Place::Ready(Reverse(priority), at, 0),
+            (Some(_), _) => {
+                self.tickets += 1;
+                Place::Ready(Reverse(priority), now, self.tickets)
+            }
         };
         if new != old {
             self.take(executor, id, old);
-            match new {
-                Place::Nowhere => {}
-                Place::Timed(due) => {
-                    self.queue(executor).timed.insert((due, id.clone()));
-                }
-                Place::Ready(priority, ticket) => {
-                    self.queue(executor).ready.insert((priority, ticket, id.clone()));
-                }
-            }
+            self.put_back(executor, id, new);
         }
         new
+    }
+
+    /// Puts a job, which stands nowhere, in a place.
+    pub fn put_back(&mut self, executor: &Alias, id: &JobId, place: Place) {
+        match place {
+            Place::Nowhere => {}
+            Place::Timed(due) => {
+                self.queue(executor).timed.insert((due, id.clone()));
+            }
+            Place::Ready(priority, since, ticket) => {
+                self.latest = self.latest.max(since);
+                self.queue(executor).ready.insert((priority, since, ticket, id.clone()));
+            }
+        }
     }
 
     /// Jobs that something is due of.
@@ -78,8 +97,8 @@ impl Queues {
             Place::Timed(due) => {
                 queue.timed.remove(&(due, id.clone()));
             }
-            Place::Ready(priority, ticket) => {
-                queue.ready.remove(&(priority, ticket, id.clone()));
+            Place::Ready(priority, since, ticket) => {
+                queue.ready.remove(&(priority, since, ticket, id.clone()));
             }
         }
         if queue.timed.is_empty() && queue.ready.is_empty() {
@@ -99,21 +118,22 @@ impl Queues {
         while moved.len() < MOVES_MAX
             && let Some(queue) = self.queues.get_mut(executor)
             && queue.timed.first().is_some_and(|(at, _)| *at <= now)
-            && let Some((_, id)) = queue.timed.pop_first()
+            && let Some((at, id)) = queue.timed.pop_first()
         {
-            let place = self.ready(priority(&id));
-            if let Place::Ready(priority, ticket) = place {
-                self.queue(executor).ready.insert((priority, ticket, id.clone()));
-            }
+            let place = Place::Ready(Reverse(priority(&id)), at, 0);
+            self.put_back(executor, &id, place);
             moved.push((id, place));
         }
         moved
     }
 
-    /// The job that is first in line, and how many there are.
-    pub fn first(&self, executor: &Alias) -> Option<(&JobId, usize)> {
+    /// The job that is first in line, and how many there are. One that came into line before the clock
+    /// was set back waits until it has come there again.
+    pub fn first(&self, executor: &Alias, now: DateTime<Utc>) -> Option<(&JobId, usize)> {
         let ready = &self.queues.get(executor)?.ready;
-        ready.first().map(|(_, _, id)| (id, ready.len()))
+        let mut here = ready.iter().filter(|(_, since, ..)| *since <= now).map(|(.., id)| id);
+        let first = here.next()?;
+        Some((first, if now >= self.latest { ready.len() } else { 1 + here.count() }))
     }
 
     /// Executors that have jobs.
@@ -123,16 +143,15 @@ impl Queues {
 
     /// When an executor has something to claim next.
     pub fn next_due(&self, executor: &Alias, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if self.first(executor, now).is_some() {
+            return Some(now);
+        }
         let queue = self.queues.get(executor)?;
-        if queue.ready.is_empty() { queue.timed.first().map(|(at, _)| *at) } else { Some(now) }
+        let timed = queue.timed.first().map(|(at, _)| *at);
+        queue.ready.iter().map(|(_, since, ..)| *since).chain(timed).min()
     }
 
     fn queue(&mut self, executor: &Alias) -> &mut Queue {
         self.queues.entry(executor.clone()).or_default()
-    }
-
-    fn ready(&mut self, priority: i8) -> Place {
-        self.tickets += 1;
-        Place::Ready(Reverse(priority), self.tickets)
     }
 }

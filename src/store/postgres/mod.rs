@@ -1,0 +1,501 @@
+//! PostgreSQL: the database that many schedulers share, all of them active.
+//!
+//! It is spoken to by tokio-postgres and not by sqlx, because a turn sends a dozen statements before it
+//! needs the first answer, and sqlx waits for each. Everything is in the schema `sandclock`.
+
+mod schema;
+mod turn;
+
+use super::shared::{
+    CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
+    NodeState, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
+};
+use crate::error::{Error, Result};
+use crate::invalid::Invalid;
+use crate::job::JobId;
+use crate::run::RunId;
+use async_trait::async_trait;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, Notify};
+use tokio_postgres::{AsyncMessage, Config, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
+use turn::{Lines, Session, Statements, columns, id, job_row, run_id, text};
+
+/// Connections of one node: a turn, a lease, and reads.
+const CONNECTIONS_MAX: usize = 8;
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// A transaction whose node does not go on is undone after so long: its locks hold up others.
+const IDLE_TIME_MAX: Duration = Duration::from_millis(2500);
+const LOCK_TIME_MAX: Duration = Duration::from_secs(3);
+const STATEMENT_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a packet may go unanswered before the connection counts as lost.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Hints are sent this far apart at least.
+const HINT_EVERY: Duration = Duration::from_millis(20);
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// Rows that one step of forgetting removes.
+const PRUNED_MAX: i64 = 2000;
+/// Runs whose jobs are looked at for having too many.
+const RECENT_RUNS: i64 = 4000;
+/// The key of the lock under which tables are made; any number that nobody else uses.
+const MIGRATION_LOCK: i64 = 0x5a4d_c10c;
+
+/// A job store on PostgreSQL.
+pub type PostgresStore = SharedStore<Postgres>;
+
+/// A PostgreSQL database.
+pub struct Postgres {
+    pool: Pool,
+    statements: Statements,
+    lines: Mutex<Lines>,
+    hinted: Arc<Notify>,
+    hint: Arc<Notify>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl SharedStore<Postgres> {
+    /// Opens the store at a `postgres://` URL; its tables are made if they are not there.
+    pub async fn connect(url: &str, options: SharedOptions) -> Result<Self> {
+        SharedStore::open(Postgres::connect(url).await?, options).await
+    }
+}
+
+impl Postgres {
+    pub async fn connect(url: &str) -> Result<Self> {
+        // The text may hold a password, so it is not repeated.
+        let refused = |reason: String| Invalid::new("store", "postgres://…", reason);
+        let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| {
+            refused(e.to_string()).hint("a URL such as `postgres://user:password@host/database`")
+        })?;
+        if config.get_dbname().is_none() && config.get_user().is_none() {
+            return Err(refused("it names no database".into()).into());
+        }
+        let settings = format!(
+            "-c search_path=sandclock -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c statement_timeout={} \
+             -c default_transaction_isolation=read\\ committed {}",
+            IDLE_TIME_MAX.as_millis(),
+            LOCK_TIME_MAX.as_millis(),
+            STATEMENT_TIME_MAX.as_millis(),
+            config.get_options().unwrap_or_default()
+        );
+        config
+            .options(settings)
+            .connect_timeout(CONNECT_TIME_MAX)
+            .keepalives_idle(SILENCE_MAX)
+            .tcp_user_timeout(SILENCE_MAX);
+        if config.get_application_name().is_none() {
+            config.application_name("sandclock");
+        }
+        let tls = MakeRustlsConnect::new(client_tls());
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS_MAX)
+            .wait_timeout(Some(CONNECT_TIME_MAX))
+            .create_timeout(Some(CONNECT_TIME_MAX))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|e| failed("cannot make a pool of connections", e))?;
+        let (hinted, hint) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let mut database = Postgres {
+            pool,
+            statements: Statements::new(),
+            lines: Mutex::default(),
+            hinted: hinted.clone(),
+            hint: hint.clone(),
+            _tasks: Vec::new(),
+        };
+        database.migrate().await?;
+        let listen = tokio::spawn(listen(config, tls, hinted));
+        let send = tokio::spawn(send_hints(database.pool.clone(), hint));
+        database._tasks = vec![AbortOnDropHandle::new(listen), AbortOnDropHandle::new(send)];
+        Ok(database)
+    }
+
+    async fn client(&self) -> Result<Object> {
+        self.pool.get().await.map_err(|e| failed("cannot reach PostgreSQL", e))
+    }
+
+    async fn query(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Vec<Row>> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(sql).await.map_err(database_error)?;
+        client.query(&statement, params).await.map_err(database_error)
+    }
+
+    /// Brings the tables to this program's version, one node at a time.
+    async fn migrate(&self) -> Result<()> {
+        let mut client = self.client().await?;
+        // Others may be at it for a while.
+        client.batch_execute("SET lock_timeout = 0").await.map_err(database_error)?;
+        let transaction = client.transaction().await.map_err(database_error)?;
+        let lock = "SELECT pg_advisory_xact_lock($1)";
+        transaction.execute(lock, &[&MIGRATION_LOCK]).await.map_err(database_error)?;
+        let begin = "CREATE SCHEMA IF NOT EXISTS sandclock; \
+                     CREATE TABLE IF NOT EXISTS sandclock.migration (version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())";
+        transaction.batch_execute(begin).await.map_err(database_error)?;
+        let found = transaction.query_one("SELECT coalesce(max(version), 0) FROM migration", &[]).await;
+        let found: i32 = found.map_err(database_error)?.get(0);
+        let known = schema::MIGRATIONS.len() as i32;
+        if found > known {
+            let (found, known) = (found as u32, known as u32);
+            return Err(Error::StoreFormat { dir: "the database".into(), found, known });
+        }
+        for (sql, version) in schema::MIGRATIONS.iter().zip(1i32..).skip(found as usize) {
+            transaction.batch_execute(sql).await.map_err(database_error)?;
+            let note = "INSERT INTO migration (version) VALUES ($1)";
+            transaction.execute(note, &[&version]).await.map_err(database_error)?;
+        }
+        transaction.commit().await.map_err(database_error)?;
+        let reset = format!("SET lock_timeout = {}", LOCK_TIME_MAX.as_millis());
+        client.batch_execute(&reset).await.map_err(database_error)
+    }
+}
+
+/// TLS with the machine's certificates, used if the URL or the server asks for it.
+fn client_tls() -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    match builder {
+        Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
+        // ring has what TLS 1.2 and 1.3 need.
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
+/// Hears hints for as long as there is a connection, and looks for a new one when there is none.
+async fn listen(config: Config, tls: MakeRustlsConnect, hinted: Arc<Notify>) {
+    loop {
+        if let Ok((client, mut connection)) = config.connect(tls.clone()).await {
+            let messages = async {
+                while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+                    if matches!(message, AsyncMessage::Notification(_)) {
+                        hinted.notify_one();
+                    }
+                }
+            };
+            let listening = async {
+                let _ = client.batch_execute("LISTEN sandclock").await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = messages => {}
+                () = listening => {}
+            }
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+/// Sends hints, each in a transaction that waits for no disk: they may be lost.
+async fn send_hints(pool: Pool, hint: Arc<Notify>) {
+    loop {
+        hint.notified().await;
+        if let Ok(client) = pool.get().await {
+            let send = "BEGIN; SET LOCAL synchronous_commit = off; NOTIFY sandclock; COMMIT";
+            if client.batch_execute(send).await.is_err() {
+                drop(Object::take(client));
+            }
+        }
+        tokio::time::sleep(HINT_EVERY).await;
+    }
+}
+
+fn database_error(error: tokio_postgres::Error) -> Error {
+    failed("PostgreSQL refused or did not answer", error)
+}
+
+fn lost() -> Error {
+    Error::StoreFailed { what: "PostgreSQL did not answer in time".into(), source: None }
+}
+
+fn closed_connection() -> Error {
+    Error::StoreFailed { what: "the connection to PostgreSQL is closed".into(), source: None }
+}
+
+fn run_row(row: &Row) -> Result<RunRow> {
+    Ok(RunRow {
+        id: run_id(row.get(0))?,
+        job: id(row.get(1))?,
+        scheduled: row.get(2),
+        fire: row.get(3),
+        revision: row.get::<_, i64>(4) as u64,
+        lease: row.get::<_, i64>(5) as u64,
+        ended: row.get(6),
+        outcome: row.get(7),
+        body: row.get(8),
+    })
+}
+
+const RUN: &str = "id, job, scheduled, fire, revision, lease, ended, outcome, body";
+
+fn entry(row: &Row) -> Result<(JobRow, Vec<u8>)> {
+    Ok((job_row(row)?, row.get(15)))
+}
+
+#[async_trait]
+impl Database for Postgres {
+    type Transaction = Session;
+
+    const ALL_CLAIM: bool = true;
+
+    async fn load(&self, wanted: &Wanted) -> Result<Load<Session>> {
+        self.begin(wanted).await
+    }
+
+    async fn details(&self, transaction: &mut Session, wanted: &Details) -> Result<Found> {
+        self.find(transaction, wanted).await
+    }
+
+    async fn commit(&self, transaction: Session, written: Written) -> Result<Committed, CommitError> {
+        self.write(transaction, written).await
+    }
+
+    async fn abandon(&self, transaction: Session) {
+        self.undo(transaction).await;
+    }
+
+    async fn settled(&self, lease: u64, turn: u64) -> Result<Option<u64>> {
+        // The transaction in question holds this row until it has ended.
+        let sql = "SELECT number, first_event FROM turn WHERE lease = $1 FOR UPDATE";
+        let rows = self.query(sql, &[&(lease as i64)]).await?;
+        let row = rows.first().filter(|row| row.get::<_, i64>(0) as u64 >= turn);
+        Ok(row.map(|row| row.get::<_, i64>(1) as u64))
+    }
+
+    async fn job(&self, id: &JobId) -> Result<Option<(JobRow, Vec<u8>)>> {
+        let sql = format!(
+            "SELECT {}, d.body FROM job JOIN LATERAL (SELECT body FROM definition WHERE id = job.id) d ON true WHERE id = $1",
+            columns()
+        );
+        self.query(&sql, &[&id.as_str()]).await?.first().map(entry).transpose()
+    }
+
+    async fn jobs(&self, after: Option<&str>, status: Option<i16>, limit: usize) -> Result<Vec<(JobRow, Vec<u8>)>> {
+        let sql = format!(
+            "SELECT {}, d.body FROM job JOIN LATERAL (SELECT body FROM definition WHERE id = job.id) d ON true \
+             WHERE id > $1 AND ($2::smallint IS NULL OR status = $2) ORDER BY id LIMIT $3",
+            columns()
+        );
+        let rows = self.query(&sql, &[&after.unwrap_or_default(), &status, &(limit as i64)]).await?;
+        rows.iter().map(entry).collect()
+    }
+
+    async fn run(&self, id: RunId) -> Result<Option<RunRow>> {
+        Ok(self.runs(&[id]).await?.pop())
+    }
+
+    async fn runs(&self, ids: &[RunId]) -> Result<Vec<RunRow>> {
+        let ids: Vec<Vec<u8>> = ids.iter().map(|id| id.0.to_bytes().to_vec()).collect();
+        let sql = format!("SELECT {RUN} FROM run WHERE id = ANY($1)");
+        self.query(&sql, &[&ids]).await?.iter().map(run_row).collect()
+    }
+
+    async fn list_runs(&self, query: &RunQuery) -> Result<Vec<RunRow>> {
+        let RunQuery { before, job, outcome, since, until, limit } = query;
+        let before = before.map(|id| id.0.to_bytes().to_vec());
+        let (job, limit) = (job.as_ref().map(JobId::as_str), *limit as i64);
+        // Each kind of page has a plan of its own.
+        let mut sql = format!("SELECT {RUN} FROM run WHERE ($1::bytea IS NULL OR id < $1)");
+        for (there, part) in [
+            (job.is_some(), " AND job = $2"),
+            (job.is_none(), " AND $2::text IS NULL"),
+            (outcome.is_some(), " AND outcome = $3"),
+            (outcome.is_none(), " AND $3::smallint IS NULL"),
+            (since.is_some(), " AND scheduled >= $4"),
+            (since.is_none(), " AND $4::bigint IS NULL"),
+            (until.is_some(), " AND scheduled < $5"),
+            (until.is_none(), " AND $5::bigint IS NULL"),
+        ] {
+            if there {
+                sql.push_str(part);
+            }
+        }
+        sql.push_str(" ORDER BY id DESC LIMIT $6");
+        let rows = self.query(&sql, &[&before, &job, outcome, since, until, &limit]).await?;
+        rows.iter().map(run_row).collect()
+    }
+
+    async fn logs(&self, id: RunId) -> Result<Option<Vec<u8>>> {
+        let rows = self.query("SELECT body FROM log WHERE run = $1", &[&id.0.to_bytes().as_slice()]).await?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+
+    async fn promised(&self, run: RunId) -> Result<Option<JobId>> {
+        let rows = self.query("SELECT job FROM promise WHERE run = $1", &[&run.0.to_bytes().as_slice()]).await?;
+        rows.first().map(|row| id(row.get(0))).transpose()
+    }
+
+    async fn arguments(&self, jobs: &[JobId]) -> Result<Vec<(RunId, Vec<u8>)>> {
+        let jobs: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
+        let sql = "SELECT run, arguments FROM promise WHERE job = ANY($1) AND arguments IS NOT NULL";
+        self.query(sql, &[&jobs]).await?.iter().map(|row| Ok((run_id(row.get(0))?, row.get(1)))).collect()
+    }
+
+    async fn events(&self, since: u64, limit: usize) -> Result<Vec<EventBlock>> {
+        let sql = "SELECT first, count, body FROM event WHERE first > \
+                   coalesce((SELECT max(first) FROM event WHERE first <= $1::bigint + 1), 0) - 1 ORDER BY first LIMIT $2";
+        let rows = self.query(sql, &[&(since as i64), &(limit as i64)]).await?;
+        let block = |row: &Row| EventBlock {
+            first: row.get::<_, i64>(0) as u64,
+            count: row.get::<_, i64>(1) as u64,
+            body: row.get(2),
+        };
+        Ok(rows.iter().map(block).filter(|block| block.first + block.count > since + 1).collect())
+    }
+
+    async fn values(&self, job: &JobId) -> Result<Vec<(String, Vec<u8>)>> {
+        let rows = self.query("SELECT key, body FROM value WHERE job = $1", &[&job.as_str()]).await?;
+        rows.iter().map(|row| Ok((text(row.get(0))?, row.get(1)))).collect()
+    }
+
+    async fn counts(&self) -> Result<StoredCounts> {
+        let sql = "SELECT (SELECT count(*) FROM job), \
+                   (SELECT count(*) FROM job WHERE status = 1), (SELECT count(*) FROM job WHERE status = 2), \
+                   (SELECT count(*) FROM run WHERE NOT ended), (SELECT count(*) FROM run), \
+                   (SELECT value FROM counter WHERE name = 'event')";
+        let rows = self.query(sql, &[]).await?;
+        let row = rows.first().ok_or_else(closed_connection)?;
+        let at = |n: usize| row.get::<_, i64>(n) as u64;
+        let (running, all) = (at(3), at(4));
+        let (jobs, paused, quarantined, last_event) = (at(0), at(1), at(2), at(5));
+        Ok(StoredCounts { jobs, paused, quarantined, running, runs: all - running, last_event })
+    }
+
+    async fn last_event(&self) -> Result<u64> {
+        let rows = self.query("SELECT value FROM counter WHERE name = 'event'", &[]).await?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
+    }
+
+    async fn join(&self, node: &NodeRow, ttl: Duration) -> Result<u64> {
+        let sql = "WITH n AS (SELECT nextval('lease_number') AS lease), \
+                   t AS (INSERT INTO turn SELECT lease, 0, 0 FROM n) \
+                   INSERT INTO lease (lease, node, lanes, until) SELECT lease, $1, $2, micros() + $3 FROM n RETURNING lease";
+        let rows = self.query(sql, &[&node.name, &node.lanes, &(ttl.as_micros() as i64)]).await?;
+        rows.first().map(|row| row.get::<_, i64>(0) as u64).ok_or_else(closed_connection)
+    }
+
+    async fn renew(&self, lease: u64, node: &NodeRow, ttl: Duration) -> Result<Option<Renewed>> {
+        let sql = "UPDATE lease SET until = micros() + $3, node = $4, lanes = $2 \
+                   WHERE lease = $1 AND NOT fenced AND until > micros() RETURNING micros()";
+        let rows = self.query(sql, &[&(lease as i64), &node.lanes, &(ttl.as_micros() as i64), &node.name]).await?;
+        Ok(rows.first().map(|row| Renewed { now: row.get(0), may_claim: true }))
+    }
+
+    async fn leave(&self, lease: u64) -> Result<()> {
+        self.evict(lease).await?;
+        let lease = lease as i64;
+        let sql = "DELETE FROM lease WHERE lease = $1 \
+                   AND NOT EXISTS (SELECT 1 FROM run WHERE lease = $1 AND NOT ended) \
+                   AND NOT EXISTS (SELECT 1 FROM job WHERE asked = $1) RETURNING 1";
+        if !self.query(sql, &[&lease]).await?.is_empty() {
+            self.query("DELETE FROM turn WHERE lease = $1", &[&lease]).await?;
+        }
+        Ok(())
+    }
+
+    async fn evict(&self, lease: u64) -> Result<()> {
+        self.query("UPDATE lease SET fenced = true WHERE lease = $1", &[&(lease as i64)]).await.map(|_| ())
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeState>> {
+        let sql =
+            "SELECT lease, node, lanes, CASE WHEN fenced THEN 0 ELSE until - micros() END FROM lease ORDER BY lease";
+        let state = |row: &Row| {
+            let left: i64 = row.get(3);
+            NodeState {
+                lease: row.get::<_, i64>(0) as u64,
+                row: NodeRow { name: row.get(1), lanes: row.get(2) },
+                left: u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_micros),
+                claims: true,
+            }
+        };
+        Ok(self.query(sql, &[]).await?.iter().map(state).collect())
+    }
+
+    async fn left_behind(&self, lease: u64, limit: usize) -> Result<LeftBehind> {
+        let (lease, limit) = (lease as i64, limit as i64);
+        let runs = format!("SELECT {RUN} FROM run WHERE lease = $1 AND NOT ended LIMIT $2");
+        let runs = self.query(&runs, &[&lease, &limit]).await?.iter().map(run_row).collect::<Result<_>>()?;
+        let asking = self.query("SELECT id FROM job WHERE asked = $1 LIMIT $2", &[&lease, &limit]).await?;
+        let asking = asking.iter().map(|row| id(row.get(0))).collect::<Result<_>>()?;
+        Ok(LeftBehind { runs, asking })
+    }
+
+    async fn to_cancel(&self, lease: u64) -> Result<Vec<RunId>> {
+        let sql = "SELECT id FROM run WHERE lease = $1 AND NOT ended AND cancel";
+        self.query(sql, &[&(lease as i64)]).await?.iter().map(|row| run_id(row.get(0))).collect()
+    }
+
+    async fn prune(&self, kept: &Kept) -> Result<bool> {
+        let events = "WITH old AS (SELECT first FROM event WHERE first + count <= \
+                      (SELECT value FROM counter WHERE name = 'event') - $1 ORDER BY first LIMIT $2) \
+                      DELETE FROM event WHERE first IN (SELECT first FROM old) RETURNING 1";
+        let aged = "WITH old AS (SELECT id FROM run WHERE id < $1 AND ended ORDER BY id LIMIT $2), \
+                    l AS (DELETE FROM log WHERE run IN (SELECT id FROM old)) \
+                    DELETE FROM run WHERE id IN (SELECT id FROM old) RETURNING 1";
+        // Jobs that ran of late are the ones that have too many.
+        let many = "WITH busy AS (SELECT DISTINCT job FROM (SELECT job FROM run ORDER BY id DESC LIMIT $3) r), \
+                    old AS (SELECT o.id FROM busy, LATERAL (SELECT id FROM run WHERE job = busy.job AND ended \
+                    ORDER BY id DESC OFFSET $1 LIMIT $2) o LIMIT $2), \
+                    l AS (DELETE FROM log WHERE run IN (SELECT id FROM old)) \
+                    DELETE FROM run WHERE id IN (SELECT id FROM old) RETURNING 1";
+        let oldest = kept.oldest.0.to_bytes();
+        let gone = [
+            self.query(events, &[&(kept.events as i64), &PRUNED_MAX]).await?.len(),
+            self.query(aged, &[&oldest.as_slice(), &PRUNED_MAX]).await?.len(),
+            self.query(many, &[&(kept.runs_per_job as i64), &PRUNED_MAX, &RECENT_RUNS]).await?.len(),
+        ];
+        Ok(gone.iter().any(|gone| *gone as i64 >= PRUNED_MAX))
+    }
+
+    async fn put_record(&self, kind: Kind, key: &str, bytes: &[u8]) -> Result<()> {
+        let sql = "WITH c AS (UPDATE counter SET value = value + 1 WHERE name = 'catalog' AND $1 = 'plugin') \
+                   INSERT INTO record VALUES ($1, $2, $3, micros()) \
+                   ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body, written = excluded.written";
+        self.query(sql, &[&kind.as_str(), &key, &bytes]).await.map(|_| ())
+    }
+
+    async fn record(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>> {
+        let rows = self.query("SELECT body FROM record WHERE kind = $1 AND key = $2", &[&kind.as_str(), &key]).await?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+
+    async fn records(&self, kind: Kind) -> Result<Vec<(String, Vec<u8>)>> {
+        let rows = self.query("SELECT key, body FROM record WHERE kind = $1 ORDER BY key", &[&kind.as_str()]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    async fn keys(&self, kind: Kind, older: Duration) -> Result<Vec<String>> {
+        let sql = "SELECT key FROM record WHERE kind = $1 AND written <= micros() - $2 ORDER BY key";
+        let rows = self.query(sql, &[&kind.as_str(), &(older.as_micros() as i64)]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn remove_record(&self, kind: Kind, key: &str) -> Result<bool> {
+        let sql = "WITH c AS (UPDATE counter SET value = value + 1 WHERE name = 'catalog' AND $1 = 'plugin') \
+                   DELETE FROM record WHERE kind = $1 AND key = $2 RETURNING 1";
+        Ok(!self.query(sql, &[&kind.as_str(), &key]).await?.is_empty())
+    }
+
+    async fn catalog(&self) -> Result<u64> {
+        let rows = self.query("SELECT value FROM counter WHERE name = 'catalog'", &[]).await?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
+    }
+
+    async fn hint(&self) {
+        self.hint.notify_one();
+    }
+
+    async fn hinted(&self) {
+        self.hinted.notified().await;
+    }
+
+    async fn close(&self) {
+        self.pool.close();
+    }
+}

@@ -1,0 +1,763 @@
+//! A turn on PostgreSQL: everything that is asked before the first answer is needed goes out at once,
+//! so a turn costs two journeys and one commit.
+
+use super::{Postgres, closed_connection, database_error, lost};
+use crate::error::Result;
+use crate::job::JobId;
+use crate::run::RunId;
+use crate::store::shared::{
+    CommitError, Committed, Details, Found, JobRow, LaneWanted, Load, Loaded, RunRow, Wanted, Written, failed,
+};
+use deadpool_postgres::Object;
+use futures::future::{BoxFuture, FutureExt, join_all};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, SimpleQueryMessage};
+use ulid::Ulid;
+
+/// How long the database may take to answer within a turn.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How often all of a line is looked through, and not only from where the last claim was.
+const RESCAN_EVERY: Duration = Duration::from_secs(2);
+/// How far behind the last look a line is looked through in between, in microseconds.
+const BEHIND: i64 = 1_000_000;
+/// How old the knowledge may be of which lines and priorities there are.
+const LEVELS_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Jobs that are looked at to find one that a turn is not about.
+const UPCOMING: usize = 8;
+
+const COLUMNS: &str = "id, revision, lane, priority, line, ticket, alarm, wake, manual, asked, waiting, status, \
+                       arguments, valued, state";
+
+/// A connection in the middle of a transaction. Dropped, it is closed, which undoes the transaction.
+pub struct Session(Option<Object>);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
+    }
+}
+
+impl Session {
+    fn client(&self) -> Result<&Object> {
+        self.0.as_ref().ok_or_else(closed_connection)
+    }
+}
+
+/// What is known of the lines from turn to turn.
+#[derive(Default)]
+pub struct Lines {
+    /// The priorities that jobs of a lane have, or had.
+    levels: BTreeMap<String, BTreeSet<i16>>,
+    read: Option<Instant>,
+    /// From where each lane is looked through, and when it was whole.
+    marks: BTreeMap<String, Mark>,
+    now: i64,
+}
+
+#[derive(Clone, Copy)]
+struct Mark {
+    from: i64,
+    scanned: Instant,
+}
+
+impl Lines {
+    fn from(&self, lane: &str, now: i64) -> i64 {
+        let mark = self.marks.get(lane).filter(|mark| mark.scanned.elapsed() < RESCAN_EVERY && now >= mark.from);
+        mark.map_or(i64::MIN, |mark| mark.from)
+    }
+
+    /// Jobs come into line now or later, unless the clock was set back.
+    fn turn(&mut self, now: i64) {
+        if now < self.now {
+            self.marks.clear();
+        }
+        self.now = now;
+    }
+
+    /// Notes that a lane was looked through from `from` on: what was found first, and whether that was
+    /// all. Of several priorities the lower ones may hold what is older, if it was not all.
+    fn looked(&mut self, lane: &str, from: i64, first: Option<i64>, all: bool) {
+        let scanned = match self.marks.get(lane) {
+            Some(mark) if from != i64::MIN => mark.scanned,
+            _ => Instant::now(),
+        };
+        let alone = self.levels.get(lane).is_none_or(|levels| levels.len() < 2);
+        let next = if all || alone { first.unwrap_or(i64::MAX).min(self.now - BEHIND) } else { from };
+        self.marks.insert(lane.to_owned(), Mark { from: next, scanned });
+    }
+
+    fn priorities(&self, lane: &str) -> Vec<i16> {
+        self.levels.get(lane).into_iter().flatten().rev().copied().collect()
+    }
+}
+
+/// A question that is sent when the future is first polled, so that many go out before an answer comes.
+type Asked<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
+
+fn ask<'a>(client: &'a Object, sql: &'a str, params: Vec<&'a (dyn ToSql + Sync)>) -> Asked<'a> {
+    async move {
+        let statement = client.prepare_cached(sql).await?;
+        client.query(&statement, &params).await
+    }
+    .boxed()
+}
+
+impl Postgres {
+    /// Has the statements of a turn prepared, so that sending them waits for nothing.
+    async fn prepare(&self, client: &Object, statements: &[&str]) -> Result<()> {
+        for sql in statements {
+            client.prepare_cached(sql).await.map_err(database_error)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn begin(&self, wanted: &Wanted) -> Result<Load<Session>> {
+        tokio::time::timeout(ANSWER_TIME_MAX, self.begin_now(wanted)).await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    async fn begin_now(&self, wanted: &Wanted) -> Result<Load<Session>> {
+        let client = self.client().await?;
+        let session = Session(Some(client));
+        let client = session.client()?;
+        let statements = &self.statements;
+        let asked: Vec<&str> = statements.load.iter().map(String::as_str).collect();
+        self.prepare(client, &asked).await?;
+        let mut lines = self.lines.lock().await;
+        if lines.read.is_none_or(|read| read.elapsed() > LEVELS_AGE_MAX) {
+            self.read_levels(client, &mut lines).await?;
+        }
+        let orphans = self.orphans(client, wanted, &lines).await?;
+
+        let (lease, now) = (wanted.lease as i64, wanted.now);
+        lines.turn(now);
+        let fenced = wanted.fenced.map(|lease| lease as i64);
+        let named: Vec<&str> = wanted.named.iter().map(JobId::as_str).collect();
+        let [check, hold, fence, name, all, line, next, alarms, wakes, manual, upcoming, orphan, epoch] = &asked[..]
+        else {
+            return Err(closed_connection());
+        };
+        let (alarms_max, wakes_max, manual_max) = (wanted.alarms as i64, wanted.wakes as i64, wanted.manual as i64);
+        let lanes: Vec<_> = wanted.lanes.iter().map(|lane| LaneQuery::new(lane, &lines, now)).collect();
+        let (orphan_lanes, orphan_priorities): (Vec<&str>, Vec<i16>) =
+            orphans.iter().map(|(lane, priority)| (lane.as_str(), *priority)).unzip();
+        let orphans_max = wanted.orphans as i64;
+
+        let mut queries: Vec<Asked<'_>> = Vec::new();
+        queries.push(ask(client, check, vec![&lease]));
+        queries.push(ask(client, hold, vec![&lease]));
+        if let Some(fenced) = &fenced {
+            queries.push(ask(client, fence, vec![fenced]));
+        }
+        let first_jobs = queries.len();
+        if wanted.all {
+            queries.push(ask(client, all, vec![]));
+        } else if !named.is_empty() {
+            queries.push(ask(client, name, vec![&named]));
+        }
+        let first_lane = queries.len();
+        for lane in &lanes {
+            if lane.most > 0 {
+                queries.push(ask(client, line, vec![&lane.lane, &lane.priorities, &lane.from, &now, &lane.most]));
+            }
+        }
+        if wanted.alarms > 0 {
+            queries.push(ask(client, alarms, vec![&now, &alarms_max]));
+        }
+        if wanted.wakes > 0 {
+            queries.push(ask(client, wakes, vec![&now, &wakes_max]));
+        }
+        if wanted.manual > 0 {
+            queries.push(ask(client, manual, vec![&now, &manual_max]));
+        }
+        if !orphan_lanes.is_empty() {
+            queries.push(ask(client, orphan, vec![&orphan_lanes, &orphan_priorities, &now, &orphans_max]));
+        }
+        let end_jobs = queries.len();
+        for lane in &lanes {
+            queries.push(ask(client, next, vec![&lane.lane, &lane.priorities, &lane.after, &named]));
+        }
+        queries.push(ask(client, upcoming, vec![&now]));
+        queries.push(ask(client, epoch, vec![&lease]));
+
+        let begin = client.batch_execute("BEGIN");
+        let (begun, answers) = futures::future::join(begin, join_all(queries)).await;
+        begun.map_err(database_error)?;
+        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>().map_err(database_error)?;
+
+        let may_claim = !answers[0].is_empty();
+        if !may_claim {
+            self.undo(session).await;
+            return Ok(Load::LeaseLost);
+        }
+        if fenced.is_some() && answers[2].is_empty() {
+            self.undo(session).await;
+            return Ok(Load::NotFenced);
+        }
+        let mut jobs: BTreeMap<JobId, JobRow> = BTreeMap::new();
+        for row in answers[first_jobs..end_jobs].iter().flatten() {
+            let row = job_row(row)?;
+            jobs.entry(row.id.clone()).or_insert(row);
+        }
+        let mut loaded = Loaded { may_claim, ..Loaded::default() };
+        let mut at = first_lane;
+        for (lane, wanted) in lanes.iter().zip(&wanted.lanes) {
+            let mut first = None;
+            let mut full = false;
+            if lane.most > 0 {
+                first = answers[at].iter().filter_map(|row| row.get::<_, Option<i64>>(4)).min();
+                full = answers[at].len() as i64 >= lane.most;
+                at += 1;
+            }
+            let after: Option<i64> = answers[end_jobs + loaded.next.len()].first().and_then(|row| row.get(0));
+            loaded.next.push(if full { Some(now) } else { after });
+            if lane.most > 0 {
+                lines.looked(&wanted.lane, lane.from, first, !full);
+            }
+        }
+        let last = &answers[end_jobs + lanes.len()..];
+        let next = |kind: i32| {
+            let mut of_kind = last[0].iter().filter(|row| row.get::<_, i32>(0) == kind);
+            // The loaded ones are told of by the turn itself.
+            let other = |row: &&Row| !row.get::<_, &str>(1).parse().is_ok_and(|id: JobId| jobs.contains_key(&id));
+            of_kind.find(other).map(|row| row.get(2))
+        };
+        (loaded.next_alarm, loaded.next_wake, loaded.next_manual) = (next(0), next(1), next(2));
+        let epoch = last[1].first().ok_or_else(closed_connection)?;
+        loaded.epoch = epoch.get::<_, i64>(0) as u64;
+        loaded.catalog = epoch.get::<_, i64>(1) as u64;
+        loaded.jobs = jobs.into_values().collect();
+        Ok(Load::Loaded(session, loaded))
+    }
+
+    /// Lines of jobs that no node serves, if orphans are wanted.
+    async fn orphans(&self, client: &Object, wanted: &Wanted, lines: &Lines) -> Result<Vec<(String, i16)>> {
+        let own = |lane: &String| wanted.lanes.iter().any(|own| own.lane == *lane);
+        let others: Vec<&String> = lines.levels.keys().filter(|lane| !own(lane)).collect();
+        if wanted.orphans == 0 || others.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT DISTINCT unnest(lanes) FROM lease WHERE NOT fenced AND until > micros()";
+        let served = client.query(sql, &[]).await.map_err(database_error)?;
+        let served: BTreeSet<String> = served.iter().map(|row| row.get(0)).collect();
+        let unserved = others.into_iter().filter(|lane| !served.contains(lane.as_str()));
+        Ok(unserved
+            .flat_map(|lane| lines.priorities(lane).into_iter().map(|priority| (lane.clone(), priority)))
+            .collect())
+    }
+
+    async fn read_levels(&self, client: &Object, lines: &mut Lines) -> Result<()> {
+        let rows = client.query("SELECT lane, priority FROM level", &[]).await.map_err(database_error)?;
+        lines.levels.clear();
+        for row in rows {
+            lines.levels.entry(row.get(0)).or_default().insert(row.get(1));
+        }
+        lines.read = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Ends a transaction without a trace, and gives its connection back.
+    pub(super) async fn undo(&self, mut session: Session) {
+        if let Some(client) = &session.0
+            && let Ok(Ok(())) = tokio::time::timeout(ANSWER_TIME_MAX, client.batch_execute("ROLLBACK")).await
+        {
+            drop(session.0.take());
+        }
+    }
+
+    pub(super) async fn find(&self, session: &Session, wanted: &Details) -> Result<Found> {
+        let client = session.client()?;
+        let names = |ids: &[JobId]| ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>();
+        let (definitions, arguments, values) =
+            (names(&wanted.definitions), names(&wanted.arguments), names(&wanted.values));
+        let queries = vec![
+            ask(client, "SELECT id, body FROM definition WHERE id = ANY($1)", vec![&definitions]),
+            ask(
+                client,
+                "SELECT run, arguments FROM promise WHERE job = ANY($1) AND arguments IS NOT NULL",
+                vec![&arguments],
+            ),
+            ask(client, "SELECT job, key, body FROM value WHERE job = ANY($1)", vec![&values]),
+        ];
+        let found = tokio::time::timeout(ANSWER_TIME_MAX, join_all(queries)).await.map_err(|_| lost())?;
+        let found = found.into_iter().collect::<Result<Vec<_>, _>>().map_err(database_error)?;
+        Ok(Found {
+            definitions: found[0].iter().map(|row| Ok((id(row.get(0))?, row.get(1)))).collect::<Result<_>>()?,
+            arguments: found[1].iter().map(|row| Ok((run_id(row.get(0))?, row.get(1)))).collect::<Result<_>>()?,
+            values: found[2]
+                .iter()
+                .map(|row| Ok((id(row.get(0))?, text(row.get(1))?, row.get(2))))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    pub(super) async fn write(&self, mut session: Session, written: Written) -> Result<Committed, CommitError> {
+        let client = session.client().map_err(CommitError::Failed)?;
+        let prepared = self.statements.write.iter().map(String::as_str).collect::<Vec<_>>();
+        self.prepare(client, &prepared).await.map_err(CommitError::Failed)?;
+        let mut lines = self.lines.lock().await;
+        let writing = write_all(client, &self.statements.write, &written, &lines);
+        let answered = tokio::time::timeout(ANSWER_TIME_MAX, writing).await;
+        let committed = match answered {
+            Err(_) => return Err(CommitError::Unknown(lost())),
+            Ok(Err(error)) => {
+                self.undo(session).await;
+                return Err(error);
+            }
+            Ok(Ok(committed)) => committed,
+        };
+        for row in written.inserted.iter().chain(&written.updated) {
+            lines.levels.entry(row.lane.clone()).or_default().insert(i16::from(row.priority));
+        }
+        drop(session.0.take());
+        Ok(committed)
+    }
+}
+
+struct LaneQuery<'a> {
+    lane: &'a str,
+    priorities: Vec<i16>,
+    from: i64,
+    /// What is not loaded is looked for after this.
+    after: i64,
+    most: i64,
+}
+
+impl<'a> LaneQuery<'a> {
+    fn new(wanted: &'a LaneWanted, lines: &Lines, now: i64) -> Self {
+        let from = lines.from(&wanted.lane, now);
+        let after = if wanted.most == 0 { from.saturating_sub(1) } else { now };
+        let priorities = lines.priorities(&wanted.lane);
+        LaneQuery { lane: wanted.lane.as_str(), priorities, from, after, most: wanted.most as i64 }
+    }
+}
+
+/// The statements of a turn, as they are prepared on each connection.
+pub struct Statements {
+    load: Vec<String>,
+    write: Vec<String>,
+}
+
+const JOB_TYPES: &[(&str, &str)] = &[
+    ("id", "text"),
+    ("revision", "bigint"),
+    ("lane", "text"),
+    ("priority", "smallint"),
+    ("line", "bigint"),
+    ("ticket", "bigint"),
+    ("alarm", "bigint"),
+    ("wake", "bigint"),
+    ("manual", "bigint"),
+    ("asked", "bigint"),
+    ("waiting", "boolean"),
+    ("status", "smallint"),
+    ("arguments", "boolean"),
+    ("valued", "boolean"),
+    ("state", "bytea"),
+];
+const RUN_TYPES: &[(&str, &str)] = &[
+    ("id", "bytea"),
+    ("job", "text"),
+    ("scheduled", "bigint"),
+    ("fire", "bigint"),
+    ("revision", "bigint"),
+    ("lease", "bigint"),
+    ("ended", "boolean"),
+    ("outcome", "smallint"),
+    ("body", "bytea"),
+];
+
+/// Rows that come as one array for each column.
+fn rows_of(types: &[(&str, &str)]) -> String {
+    let params: Vec<String> = types.iter().zip(1..).map(|((_, kind), n)| format!("${n}::{kind}[]")).collect();
+    let names: Vec<&str> = types.iter().map(|(name, _)| *name).collect();
+    format!("unnest({}) AS r({})", params.join(", "), names.join(", "))
+}
+
+fn names_of(types: &[(&str, &str)]) -> String {
+    types.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// The next jobs that have something to do after now, by what that is.
+fn upcoming(kind: i32, column: &str) -> String {
+    let first = format!("SELECT id, {column} FROM job WHERE {column} > $1 ORDER BY {column} LIMIT {UPCOMING}");
+    format!("SELECT {kind}, id, {column} FROM ({first}) f{kind}")
+}
+
+impl Statements {
+    pub fn new() -> Self {
+        let sets: Vec<String> = JOB_TYPES[1..].iter().map(|(name, _)| format!("{name} = r.{name}")).collect();
+        let one_line = "SELECT {C} FROM job WHERE lane = $1 AND priority = p.priority AND line >= $3 AND line <= $4 \
+                        ORDER BY line, ticket, id LIMIT $5 FOR UPDATE SKIP LOCKED"
+            .replace("{C}", COLUMNS);
+        let load = [
+            "SELECT 1 FROM lease WHERE lease = $1 AND NOT fenced AND until > micros() FOR KEY SHARE".to_owned(),
+            "SELECT 1 FROM turn WHERE lease = $1 FOR UPDATE".to_owned(),
+            "UPDATE lease SET fenced = true WHERE lease = $1 AND (fenced OR until <= micros()) RETURNING 1".to_owned(),
+            format!("SELECT {COLUMNS} FROM job WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"),
+            format!("SELECT {COLUMNS} FROM job ORDER BY id FOR UPDATE"),
+            format!(
+                "SELECT j.* FROM unnest($2::smallint[]) WITH ORDINALITY AS p(priority, n), LATERAL ({one_line}) j LIMIT $5"
+            ),
+            "SELECT min(j.line) FROM unnest($2::smallint[]) AS p(priority), LATERAL (SELECT line FROM job \
+             WHERE lane = $1 AND priority = p.priority AND line > $3 AND id <> ALL($4::text[]) \
+             ORDER BY line, ticket, id LIMIT 1) j"
+                .to_owned(),
+            format!("SELECT {COLUMNS} FROM job WHERE alarm <= $1 ORDER BY alarm LIMIT $2 FOR UPDATE SKIP LOCKED"),
+            format!("SELECT {COLUMNS} FROM job WHERE wake <= $1 ORDER BY wake LIMIT $2 FOR UPDATE SKIP LOCKED"),
+            format!("SELECT {COLUMNS} FROM job WHERE manual <= $1 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED"),
+            [upcoming(0, "alarm"), upcoming(1, "wake"), upcoming(2, "manual")].join(" UNION ALL "),
+            format!(
+                "SELECT {COLUMNS} FROM job WHERE (lane, priority) IN \
+                 (SELECT * FROM unnest($1::text[], $2::smallint[])) AND line <= $3 LIMIT $4 FOR UPDATE SKIP LOCKED"
+            ),
+            "SELECT nextval('epoch'), (SELECT value FROM counter WHERE name = 'catalog'), $1::bigint".to_owned(),
+        ];
+        let write = [
+            format!("UPDATE job SET {} FROM {} WHERE job.id = r.id", sets.join(", "), rows_of(JOB_TYPES)),
+            format!(
+                "INSERT INTO job ({names}) SELECT {names} FROM {rows} ON CONFLICT DO NOTHING RETURNING 1",
+                names = names_of(JOB_TYPES),
+                rows = rows_of(JOB_TYPES)
+            ),
+            "INSERT INTO level SELECT DISTINCT * FROM unnest($1::text[], $2::smallint[]) ON CONFLICT DO NOTHING"
+                .to_owned(),
+            "DELETE FROM job WHERE id = ANY($1::text[])".to_owned(),
+            "DELETE FROM definition WHERE id = ANY($1::text[])".to_owned(),
+            "INSERT INTO definition SELECT * FROM unnest($1::text[], $2::bytea[]) \
+             ON CONFLICT (id) DO UPDATE SET body = excluded.body"
+                .to_owned(),
+            format!(
+                "INSERT INTO run ({names}) SELECT {names} FROM {rows}",
+                names = names_of(RUN_TYPES),
+                rows = rows_of(RUN_TYPES)
+            ),
+            format!(
+                "INSERT INTO run ({names}) SELECT {names} FROM {rows} ON CONFLICT (id) DO UPDATE \
+                 SET ended = excluded.ended, outcome = excluded.outcome, body = excluded.body",
+                names = names_of(RUN_TYPES),
+                rows = rows_of(RUN_TYPES)
+            ),
+            "INSERT INTO log SELECT * FROM unnest($1::bytea[], $2::bytea[]) ON CONFLICT DO NOTHING".to_owned(),
+            "INSERT INTO promise SELECT * FROM unnest($1::bytea[], $2::text[], $3::bytea[])".to_owned(),
+            "DELETE FROM promise WHERE run = ANY($1::bytea[])".to_owned(),
+            "DELETE FROM value WHERE job = ANY($1::text[])".to_owned(),
+            "DELETE FROM value WHERE (job, key) IN (SELECT * FROM unnest($1::text[], $2::bytea[]))".to_owned(),
+            "INSERT INTO value SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[]) \
+             ON CONFLICT (job, key) DO UPDATE SET body = excluded.body"
+                .to_owned(),
+            "UPDATE run SET cancel = true WHERE id = ANY($1::bytea[]) AND NOT ended".to_owned(),
+        ];
+        Statements { load: load.into(), write: write.into() }
+    }
+}
+
+/// The columns of some job rows.
+struct JobColumns<'a> {
+    ids: Vec<&'a str>,
+    revisions: Vec<i64>,
+    lanes: Vec<&'a str>,
+    priorities: Vec<i16>,
+    lines: Vec<Option<i64>>,
+    tickets: Vec<i64>,
+    alarms: Vec<Option<i64>>,
+    wakes: Vec<Option<i64>>,
+    manual: Vec<Option<i64>>,
+    asked: Vec<Option<i64>>,
+    waiting: Vec<bool>,
+    statuses: Vec<i16>,
+    arguments: Vec<bool>,
+    valued: Vec<bool>,
+    states: Vec<&'a [u8]>,
+}
+
+impl<'a> JobColumns<'a> {
+    fn of(rows: &'a [JobRow]) -> Self {
+        JobColumns {
+            ids: rows.iter().map(|row| row.id.as_str()).collect(),
+            revisions: rows.iter().map(|row| row.revision as i64).collect(),
+            lanes: rows.iter().map(|row| row.lane.as_str()).collect(),
+            priorities: rows.iter().map(|row| i16::from(row.priority)).collect(),
+            lines: rows.iter().map(|row| row.line).collect(),
+            tickets: rows.iter().map(|row| row.ticket as i64).collect(),
+            alarms: rows.iter().map(|row| row.alarm).collect(),
+            wakes: rows.iter().map(|row| row.wake).collect(),
+            manual: rows.iter().map(|row| row.manual).collect(),
+            asked: rows.iter().map(|row| row.asked.map(|lease| lease as i64)).collect(),
+            waiting: rows.iter().map(|row| row.waiting).collect(),
+            statuses: rows.iter().map(|row| row.status).collect(),
+            arguments: rows.iter().map(|row| row.arguments).collect(),
+            valued: rows.iter().map(|row| row.valued).collect(),
+            states: rows.iter().map(|row| row.state.as_slice()).collect(),
+        }
+    }
+
+    fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        vec![
+            &self.ids,
+            &self.revisions,
+            &self.lanes,
+            &self.priorities,
+            &self.lines,
+            &self.tickets,
+            &self.alarms,
+            &self.wakes,
+            &self.manual,
+            &self.asked,
+            &self.waiting,
+            &self.statuses,
+            &self.arguments,
+            &self.valued,
+            &self.states,
+        ]
+    }
+}
+
+struct RunColumns<'a> {
+    ids: Vec<Vec<u8>>,
+    jobs: Vec<&'a str>,
+    scheduled: Vec<i64>,
+    fires: Vec<Option<i64>>,
+    revisions: Vec<i64>,
+    leases: Vec<i64>,
+    ended: Vec<bool>,
+    outcomes: Vec<Option<i16>>,
+    bodies: Vec<&'a [u8]>,
+}
+
+impl<'a> RunColumns<'a> {
+    fn of(rows: &'a [RunRow]) -> Self {
+        RunColumns {
+            ids: run_bytes(rows.iter().map(|row| row.id)),
+            jobs: rows.iter().map(|row| row.job.as_str()).collect(),
+            scheduled: rows.iter().map(|row| row.scheduled).collect(),
+            fires: rows.iter().map(|row| row.fire).collect(),
+            revisions: rows.iter().map(|row| row.revision as i64).collect(),
+            leases: rows.iter().map(|row| row.lease as i64).collect(),
+            ended: rows.iter().map(|row| row.ended).collect(),
+            outcomes: rows.iter().map(|row| row.outcome).collect(),
+            bodies: rows.iter().map(|row| row.body.as_slice()).collect(),
+        }
+    }
+
+    fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        vec![
+            &self.ids,
+            &self.jobs,
+            &self.scheduled,
+            &self.fires,
+            &self.revisions,
+            &self.leases,
+            &self.ended,
+            &self.outcomes,
+            &self.bodies,
+        ]
+    }
+}
+
+/// Sends all writes and the commit at once.
+async fn write_all(
+    client: &Object,
+    statements: &[String],
+    written: &Written,
+    lines: &Lines,
+) -> Result<Committed, CommitError> {
+    let [
+        update,
+        insert,
+        level,
+        remove,
+        undefine,
+        define,
+        begin,
+        change,
+        log,
+        promise,
+        unpromise,
+        clear,
+        unset,
+        set,
+        cancel,
+    ] = statements
+    else {
+        return Err(CommitError::Failed(closed_connection()));
+    };
+    let (updated, inserted) = (JobColumns::of(&written.updated), JobColumns::of(&written.inserted));
+    let (begun, changed) = (RunColumns::of(&written.begun), RunColumns::of(&written.changed));
+    let removed: Vec<&str> = written.removed.iter().map(JobId::as_str).collect();
+    let defined: (Vec<&str>, Vec<&[u8]>) =
+        written.defined.iter().map(|(id, body)| (id.as_str(), body.as_slice())).unzip();
+    let new_level = |row: &&JobRow| {
+        let known = lines.levels.get(&row.lane);
+        !known.is_some_and(|known| known.contains(&i16::from(row.priority)))
+    };
+    let levels: (Vec<&str>, Vec<i16>) = written
+        .inserted
+        .iter()
+        .chain(&written.updated)
+        .filter(new_level)
+        .map(|row| (row.lane.as_str(), i16::from(row.priority)))
+        .unzip();
+    let logs: (Vec<Vec<u8>>, Vec<&[u8]>) =
+        (run_bytes(written.logs.iter().map(|(run, _)| *run)), written.logs.iter().map(|(_, body)| &body[..]).collect());
+    let promised = run_bytes(written.promised.iter().map(|(run, ..)| *run));
+    let promised_jobs: Vec<&str> = written.promised.iter().map(|(_, job, _)| job.as_str()).collect();
+    let promised_arguments: Vec<Option<&[u8]>> =
+        written.promised.iter().map(|(.., arguments)| arguments.as_deref()).collect();
+    let unpromised = run_bytes(written.unpromised.iter().copied());
+    let cleared: Vec<&str> = written.cleared.iter().map(JobId::as_str).collect();
+    let (put, forgotten): (Vec<_>, Vec<_>) = written.values.iter().partition(|(.., value)| value.is_some());
+    let key = |(job, key, _): &&'_ (JobId, String, Option<Vec<u8>>)| (job.as_str().to_owned(), key.as_bytes().to_vec());
+    let put_keys: (Vec<String>, Vec<Vec<u8>>) = put.iter().map(key).unzip();
+    let put_bodies: Vec<Option<&[u8]>> = put.iter().map(|(.., value)| value.as_deref()).collect();
+    let forgotten: (Vec<String>, Vec<Vec<u8>>) = forgotten.iter().map(key).unzip();
+    let cancelled = run_bytes(written.cancel.iter().copied());
+
+    let mut writes: Vec<Asked<'_>> = Vec::new();
+    let mut inserting = None;
+    // Jobs go before they come: one may be removed and added again.
+    if !removed.is_empty() {
+        writes.push(ask(client, remove, vec![&removed]));
+        writes.push(ask(client, undefine, vec![&removed]));
+    }
+    if !updated.ids.is_empty() {
+        writes.push(ask(client, update, updated.params()));
+    }
+    if !inserted.ids.is_empty() {
+        inserting = Some(writes.len());
+        writes.push(ask(client, insert, inserted.params()));
+    }
+    if !levels.0.is_empty() {
+        writes.push(ask(client, level, vec![&levels.0, &levels.1]));
+    }
+    if !defined.0.is_empty() {
+        writes.push(ask(client, define, vec![&defined.0, &defined.1]));
+    }
+    if !begun.ids.is_empty() {
+        writes.push(ask(client, begin, begun.params()));
+    }
+    if !changed.ids.is_empty() {
+        writes.push(ask(client, change, changed.params()));
+    }
+    if !logs.0.is_empty() {
+        writes.push(ask(client, log, vec![&logs.0, &logs.1]));
+    }
+    if !unpromised.is_empty() {
+        writes.push(ask(client, unpromise, vec![&unpromised]));
+    }
+    if !promised.is_empty() {
+        writes.push(ask(client, promise, vec![&promised, &promised_jobs, &promised_arguments]));
+    }
+    if !cleared.is_empty() {
+        writes.push(ask(client, clear, vec![&cleared]));
+    }
+    if !forgotten.0.is_empty() {
+        writes.push(ask(client, unset, vec![&forgotten.0, &forgotten.1]));
+    }
+    if !put_keys.0.is_empty() {
+        writes.push(ask(client, set, vec![&put_keys.0, &put_keys.1, &put_bodies]));
+    }
+    if !cancelled.is_empty() {
+        writes.push(ask(client, cancel, vec![&cancelled]));
+    }
+    // A race for an id is only known from its answer, and must not be committed.
+    if inserting.is_some() {
+        let answers = join_all(writes.drain(..)).await;
+        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>().map_err(not_committed)?;
+        if inserting.is_some_and(|at| answers[at].len() < written.inserted.len()) {
+            return Err(CommitError::Conflict);
+        }
+    }
+    let last = last_words(written);
+    let (answers, committed) = futures::future::join(join_all(writes), client.simple_query(&last)).await;
+    for answer in answers {
+        answer.map_err(not_committed)?;
+    }
+    let committed = committed.map_err(not_committed)?;
+    let first = committed.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    });
+    Ok(Committed { first_event: first.unwrap_or(0) })
+}
+
+/// Numbers the turn and its events, and commits, in one message: it arrives whole or not at all, so the
+/// counter that all nodes wait for is held for the time of the commit and no longer.
+fn last_words(written: &Written) -> String {
+    let Written { lease, turn, events, event_count: count, .. } = written;
+    if *count == 0 {
+        return format!("UPDATE turn SET number = {turn} WHERE lease = {lease}; COMMIT");
+    }
+    let mut hex = String::with_capacity(events.len() * 2);
+    for byte in events {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    format!(
+        "WITH c AS (UPDATE counter SET value = value + {count} WHERE name = 'event' RETURNING value - {count} + 1 AS first), \
+         t AS (UPDATE turn SET number = {turn}, first_event = c.first FROM c WHERE lease = {lease}) \
+         INSERT INTO event SELECT first, {count}, '\\x{hex}' FROM c RETURNING first; COMMIT"
+    )
+}
+
+fn not_committed(error: tokio_postgres::Error) -> CommitError {
+    use tokio_postgres::error::SqlState;
+    let Some(said) = error.as_db_error() else { return CommitError::Unknown(database_error(error)) };
+    match *said.code() {
+        SqlState::UNIQUE_VIOLATION if said.constraint() == Some("run_fire") => CommitError::ClaimedBefore,
+        SqlState::UNIQUE_VIOLATION | SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => {
+            CommitError::Conflict
+        }
+        SqlState::LOCK_NOT_AVAILABLE => CommitError::Conflict,
+        // The server was told to stop, and does not say when.
+        SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => {
+            CommitError::Unknown(database_error(error))
+        }
+        _ => CommitError::Failed(database_error(error)),
+    }
+}
+
+fn run_bytes(ids: impl Iterator<Item = RunId>) -> Vec<Vec<u8>> {
+    ids.map(|id| id.0.to_bytes().to_vec()).collect()
+}
+
+pub fn run_id(bytes: &[u8]) -> Result<RunId> {
+    let bytes: [u8; 16] = bytes.try_into().map_err(|e| failed("the id of a run cannot be read", e))?;
+    Ok(RunId(Ulid::from_bytes(bytes)))
+}
+
+pub fn id(text: &str) -> Result<JobId> {
+    text.parse().map_err(|e: crate::Invalid| failed("the id of a job cannot be read", e))
+}
+
+pub fn text(bytes: &[u8]) -> Result<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|e| failed("a key cannot be read", e))
+}
+
+pub fn job_row(row: &Row) -> Result<JobRow> {
+    Ok(JobRow {
+        id: id(row.get(0))?,
+        revision: row.get::<_, i64>(1) as u64,
+        lane: row.get(2),
+        priority: row.get::<_, i16>(3) as i8,
+        line: row.get(4),
+        ticket: row.get::<_, i64>(5) as u64,
+        alarm: row.get(6),
+        wake: row.get(7),
+        manual: row.get(8),
+        asked: row.get::<_, Option<i64>>(9).map(|lease| lease as u64),
+        waiting: row.get(10),
+        status: row.get(11),
+        arguments: row.get(12),
+        valued: row.get(13),
+        state: row.get(14),
+    })
+}
+
+pub fn columns() -> &'static str {
+    COLUMNS
+}

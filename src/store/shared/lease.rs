@@ -1,0 +1,204 @@
+//! Keeping this node's lease, and noticing those of others that have run out.
+
+use super::clock::DatabaseClock;
+use super::database::{Database, LeftBehind, NodeRow};
+use crate::error::Result;
+use crate::lease::{Lease, boottime};
+use crate::run::RunId;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A lease is renewed so many times before it would run out.
+const RENEWALS: u32 = 4;
+/// Runs that are taken over in one turn.
+pub const LEFT_MAX: usize = 256;
+
+/// A lease that has run out, and what it left behind.
+pub struct Dead {
+    pub lease: u64,
+    pub left: LeftBehind,
+}
+
+/// What keeps a node's lease.
+pub struct Keeper<D> {
+    pub database: Arc<D>,
+    pub ttl: Duration,
+    pub node: Mutex<NodeRow>,
+    /// The lease's number; 0 if there is none.
+    lease: AtomicU64,
+    may_claim: AtomicBool,
+    /// Until when this node acts on it, by its own clock and sooner than the database's says.
+    pub trust: Lease,
+    pub clock: DatabaseClock,
+    /// There is something new to look at.
+    pub changed: Notify,
+    dead: Mutex<Vec<u64>>,
+    cancel: Mutex<Vec<RunId>>,
+}
+
+impl<D: Database> Keeper<D> {
+    pub fn new(database: Arc<D>, node: NodeRow, ttl: Duration) -> Self {
+        Keeper {
+            database,
+            ttl,
+            node: Mutex::new(node),
+            lease: AtomicU64::new(0),
+            may_claim: AtomicBool::new(false),
+            trust: Lease::lapsed(),
+            clock: DatabaseClock::default(),
+            changed: Notify::new(),
+            dead: Mutex::default(),
+            cancel: Mutex::default(),
+        }
+    }
+
+    /// The lease that holds, a new one if need be.
+    pub async fn lease(&self) -> Result<u64> {
+        match self.lease.load(Ordering::Acquire) {
+            0 => self.join().await,
+            lease => Ok(lease),
+        }
+    }
+
+    pub fn may_claim(&self) -> bool {
+        self.may_claim.load(Ordering::Acquire)
+    }
+
+    async fn join(&self) -> Result<u64> {
+        let node = lock(&self.node).clone();
+        let lease = self.database.join(&node, self.ttl).await?;
+        self.lease.store(lease, Ordering::Release);
+        self.renew().await?;
+        Ok(self.lease.load(Ordering::Acquire))
+    }
+
+    /// Lets go of a lease that has run out. What it did is for somebody else to take over.
+    pub fn lose(&self, lease: u64) {
+        if self.lease.compare_exchange(lease, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            tracing::warn!(lease, "this node's lease has run out; what it ran is taken over");
+            self.may_claim.store(false, Ordering::Release);
+            self.trust.set(0);
+            self.changed.notify_one();
+        }
+    }
+
+    async fn renew(&self) -> Result<()> {
+        let lease = self.lease.load(Ordering::Acquire);
+        if lease == 0 {
+            return Ok(());
+        }
+        let node = lock(&self.node).clone();
+        let asked = boottime();
+        let renewed = self.database.renew(lease, &node, self.ttl).await?;
+        match renewed {
+            None => self.lose(lease),
+            Some(renewed) => {
+                self.clock.answered(renewed.now, asked, boottime());
+                let trusted = self.ttl - self.margin();
+                self.trust.set(asked.saturating_add(i64::try_from(trusted.as_nanos()).unwrap_or(i64::MAX)));
+                if renewed.may_claim != self.may_claim.swap(renewed.may_claim, Ordering::AcqRel) {
+                    self.changed.notify_one();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How much sooner than the database this node holds its lease for over.
+    fn margin(&self) -> Duration {
+        (self.ttl / 10).min(Duration::from_secs(1))
+    }
+
+    /// Renews the lease, looks after those of others, and hears of what changed, until it is dropped.
+    pub async fn keep(self: Arc<Self>) {
+        let every = self.ttl / RENEWALS;
+        let mut next = tokio::time::Instant::now() + every;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = self.database.hinted() => {
+                    self.look().await;
+                    self.changed.notify_one();
+                    continue;
+                }
+            }
+            let beat = async {
+                self.renew().await?;
+                self.watch().await
+            };
+            let wait = match tokio::time::timeout(every * 2, beat).await {
+                Ok(Ok(())) => every,
+                Ok(Err(error)) => {
+                    tracing::warn!(error = error.chain(), "cannot renew this node's lease");
+                    every / 5
+                }
+                Err(_) => {
+                    tracing::warn!("the database does not answer; this node's lease is not renewed");
+                    every / 5
+                }
+            };
+            self.look().await;
+            next = tokio::time::Instant::now() + wait;
+        }
+    }
+
+    /// Notes leases that have run out.
+    pub async fn watch(&self) -> Result<()> {
+        let own = self.lease.load(Ordering::Acquire);
+        let nodes = self.database.nodes().await?;
+        let dead: Vec<u64> =
+            nodes.iter().filter(|node| node.left.is_none() && node.lease != own).map(|node| node.lease).collect();
+        if !dead.is_empty() {
+            self.changed.notify_one();
+        }
+        *lock(&self.dead) = dead;
+        Ok(())
+    }
+
+    /// Notes runs of this node that somebody asked to end.
+    async fn look(&self) {
+        let lease = self.lease.load(Ordering::Acquire);
+        if let Ok(cancel) = self.database.to_cancel(lease).await
+            && !cancel.is_empty()
+        {
+            *lock(&self.cancel) = cancel;
+            self.changed.notify_one();
+        }
+    }
+
+    /// A lease that has run out and left something, if this node may take it over.
+    pub async fn dead(&self) -> Result<Option<Dead>> {
+        loop {
+            let Some(lease) = lock(&self.dead).last().copied() else { return Ok(None) };
+            let left = self.database.left_behind(lease, LEFT_MAX).await?;
+            if !(left.runs.is_empty() && left.asking.is_empty()) {
+                return Ok(Some(Dead { lease, left }));
+            }
+            self.database.leave(lease).await?;
+            self.forget(lease);
+        }
+    }
+
+    pub fn forget(&self, dead: u64) {
+        lock(&self.dead).retain(|lease| *lease != dead);
+    }
+
+    pub fn cancelled(&self) -> Vec<RunId> {
+        std::mem::take(&mut lock(&self.cancel))
+    }
+
+    /// Gives the lease back.
+    pub async fn leave(&self) -> Result<()> {
+        self.trust.set(0);
+        match self.lease.swap(0, Ordering::AcqRel) {
+            0 => Ok(()),
+            lease => self.database.leave(lease).await,
+        }
+    }
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

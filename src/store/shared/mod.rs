@@ -1,0 +1,557 @@
+//! Stores that several processes share: a turn loads the jobs that it is about from a database, applies
+//! them to a [`Table`](super::table::Table) of their own, and writes down what changed, all in one
+//! transaction. So what a turn means is the same in every store, and nothing of it is kept in memory
+//! that another node could have changed.
+//!
+//! A node holds a lease, by the database's clock. Each turn checks it. What a node was running when its
+//! lease ran out is ended as interrupted by whoever notices first; its own word comes too late then.
+
+mod clock;
+mod database;
+mod lease;
+mod ports;
+mod turn;
+
+pub use clock::DatabaseClock;
+pub use database::*;
+use lease::{Keeper, lock};
+
+use super::record::{StoredEvent, as_of, decode_job};
+use super::{
+    Counts, JobEntry, JobFilter, JobStore, List, PAGE_MAX, Page, Retention, RunFilter, Turn, Turned, closed, row,
+};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::job::{Alias, Arguments, Job, JobId};
+use crate::lease::Lease;
+use crate::run::{Run, RunId, RunLogs};
+use crate::values::Values;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use lru::LruCache;
+use ports::Plugins;
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio_util::task::AbortOnDropHandle;
+use turn::{Decided, Subject, Taken, decode_definitions, decode_run, details};
+use ulid::Ulid;
+
+/// How often a turn that lost a race is taken again.
+const RACES_MAX: usize = 10;
+/// How long a turn waits to learn what became of its commit.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
+/// Definitions that are kept decoded.
+const DEFINITIONS_MAX: usize = 16_384;
+/// How often a node forgets what is older than is kept.
+const PRUNE_EVERY: Duration = Duration::from_secs(5);
+
+/// How a [`SharedStore`] is opened.
+#[derive(Debug, Clone)]
+pub struct SharedOptions {
+    pub alias: Alias,
+    /// Written into runs: who ran them.
+    pub node: String,
+    pub retention: Retention,
+    /// How long a node may be silent before its runs are taken over. Default 10 s.
+    pub lease: Duration,
+    /// How often a node looks for what others changed, if no hint of it comes. Default 1 s.
+    pub poll: Duration,
+}
+
+impl Default for SharedOptions {
+    fn default() -> Self {
+        SharedOptions {
+            alias: Alias::default(),
+            node: "local".into(),
+            retention: Retention::default(),
+            lease: Duration::from_secs(10),
+            poll: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Jobs, history and plugins in a database.
+pub struct SharedStore<D: Database> {
+    database: Arc<D>,
+    options: SharedOptions,
+    node: Arc<str>,
+    keeper: Arc<Keeper<D>>,
+    working: Mutex<Working>,
+    plugins: Plugins,
+    closed: AtomicBool,
+    tasks: std::sync::Mutex<Vec<AbortOnDropHandle<()>>>,
+}
+
+/// What is kept from turn to turn. All of it can be lost.
+pub struct Working {
+    /// The lease that these are of.
+    lease: u64,
+    may_claim: bool,
+    /// Turns of the lease that were committed.
+    turns: u64,
+    last_id: Ulid,
+    /// Runs that this node has claimed and whose end is not recorded yet.
+    live: HashMap<RunId, Run>,
+    definitions: LruCache<JobId, (u64, Arc<Job>)>,
+    /// A turn that nobody answered for.
+    doubtful: Option<Box<Doubtful>>,
+}
+
+struct Doubtful {
+    turn: u64,
+    claimed: Vec<RunId>,
+    finished: Vec<RunId>,
+}
+
+/// Why a turn is to be taken again.
+enum Again {
+    Now,
+    WithoutTakingOver(u64),
+    WithNewLease(u64),
+    Failed(Error),
+}
+
+impl From<Error> for Again {
+    fn from(error: Error) -> Self {
+        Again::Failed(error)
+    }
+}
+
+impl<D: Database> SharedStore<D> {
+    /// Opens a store on a database and begins a lease.
+    pub async fn open(database: D, options: SharedOptions) -> Result<Self> {
+        let database = Arc::new(database);
+        let node = NodeRow { name: options.node.clone(), lanes: Vec::new() };
+        let keeper = Arc::new(Keeper::new(database.clone(), node, options.lease));
+        keeper.lease().await?;
+        keeper.watch().await?;
+        let plugins = Plugins::load(&*database).await?;
+        let capacity = NonZeroUsize::new(DEFINITIONS_MAX).unwrap_or(NonZeroUsize::MIN);
+        let working = Working {
+            lease: 0,
+            may_claim: false,
+            turns: 0,
+            last_id: Ulid::from_parts(0, super::entropy()),
+            live: HashMap::new(),
+            definitions: LruCache::new(capacity),
+            doubtful: None,
+        };
+        let keep = tokio::spawn(keeper.clone().keep());
+        let prune = tokio::spawn(prune(database.clone(), keeper.clone(), options.retention));
+        Ok(SharedStore {
+            database,
+            node: options.node.as_str().into(),
+            options,
+            keeper,
+            working: Mutex::new(working),
+            plugins,
+            closed: AtomicBool::new(false),
+            tasks: std::sync::Mutex::new(vec![AbortOnDropHandle::new(keep), AbortOnDropHandle::new(prune)]),
+        })
+    }
+
+    /// The database's time, for the scheduler of this node.
+    pub fn clock(&self) -> DatabaseClock {
+        self.keeper.clock.clone()
+    }
+
+    /// Until when this node may act.
+    pub fn lease(&self) -> Lease {
+        self.keeper.trust.clone()
+    }
+
+    /// The nodes that share the database.
+    pub async fn nodes(&self) -> Result<Vec<NodeState>> {
+        self.open_database()?.nodes().await
+    }
+
+    /// Ends the lease of a node that is known to be dead before its time, so that what it ran is taken
+    /// over now. A node that lives is interrupted by this.
+    pub async fn evict(&self, lease: u64) -> Result<()> {
+        self.open_database()?.evict(lease).await?;
+        self.keeper.watch().await
+    }
+
+    /// The same for all other nodes.
+    pub async fn evict_others(&self) -> Result<()> {
+        let own = self.keeper.lease().await?;
+        for node in self.nodes().await?.iter().filter(|node| node.lease != own) {
+            self.evict(node.lease).await?;
+        }
+        Ok(())
+    }
+
+    fn open_database(&self) -> Result<&D> {
+        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(&self.database) }
+    }
+
+    /// One attempt at a turn.
+    async fn attempt(&self, working: &mut Working, turn: &Turn, takes_over: bool) -> Result<Turned, Again> {
+        let lease = self.keeper.lease().await?;
+        if working.lease != lease {
+            // Runs of the old lease are for whoever takes it over, and their ends will come too late.
+            (working.lease, working.turns, working.doubtful) = (lease, 0, None);
+        }
+        working.may_claim = self.keeper.may_claim();
+        let mut turn = turn.clone();
+        self.settle(working, &mut turn).await?;
+        let dead = if takes_over { self.keeper.dead().await? } else { None };
+        let number = (lease, working.turns + 1);
+        let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number).await?;
+        let (mut transaction, loaded) = match self.database.load(&subject.wanted).await? {
+            Load::Loaded(transaction, loaded) => (transaction, loaded),
+            Load::LeaseLost => return Err(Again::WithNewLease(lease)),
+            Load::NotFenced => return Err(Again::WithoutTakingOver(subject.wanted.fenced.unwrap_or_default())),
+        };
+        let mut definitions = HashMap::new();
+        for row in &loaded.jobs {
+            if let Some((revision, job)) = working.definitions.get(&row.id)
+                && *revision == row.revision
+            {
+                definitions.insert(row.id.clone(), Ok(job.clone()));
+            }
+        }
+        let wanted = details(&loaded, |id| definitions.contains_key(id));
+        let found = match wanted.is_empty() {
+            true => Found::default(),
+            false => self.database.details(&mut transaction, &wanted).await?,
+        };
+        for (id, job) in decode_definitions(&found) {
+            if let (Ok(job), Some(row)) = (&job, loaded.jobs.iter().find(|row| row.id == id)) {
+                working.definitions.put(id.clone(), (row.revision, job.clone()));
+            }
+            definitions.insert(id, job);
+        }
+        let catalog = loaded.catalog;
+        let finished: Vec<RunId> = turn.finished.iter().map(|finished| finished.run).collect();
+        let (alias, node, own) = (&self.options.alias, &self.node, &working.live);
+        let taken = Taken { alias, node, lease, own, loaded, found, definitions };
+        let decided = taken.decide(turn, subject, working.last_id)?;
+        let Decided { mut turned, written, defined, going, last_id } = decided;
+        // An id that was made is never made again, whatever becomes of the turn.
+        working.last_id = last_id;
+        if !written.is_empty() {
+            let claimed: Vec<RunId> = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
+            let first = self.commit(working, transaction, written, (&claimed, &finished)).await?;
+            for (event, seq) in turned.events.iter_mut().zip(first..) {
+                event.seq = seq;
+            }
+        } else {
+            self.database.abandon(transaction).await;
+        }
+        for run in &finished {
+            working.live.remove(run);
+        }
+        working.live.extend(going.into_iter().filter(|run| run.node == self.node).map(|run| (run.id, run)));
+        for (job, revision) in defined {
+            working.definitions.put(job.id.clone(), (revision, job));
+        }
+        turned.cancel.extend(self.keeper.cancelled());
+        self.plugins.refresh(&*self.database, catalog).await?;
+        Ok(turned)
+    }
+
+    /// Learns what became of the last turn, if nobody said: runs that it claimed were never started, and
+    /// ends that it recorded need not be recorded again.
+    async fn settle(&self, working: &mut Working, turn: &mut Turn) -> Result<()> {
+        let Some(doubtful) = &working.doubtful else { return Ok(()) };
+        if self.database.settled(working.lease, doubtful.turn).await?.is_some() {
+            turn.finished.retain(|finished| !doubtful.finished.contains(&finished.run));
+            let lost = |run: &RunId| super::Finished::of(*run, turn.now, crate::run::Outcome::Interrupted);
+            turn.finished.extend(doubtful.claimed.iter().map(lost));
+            working.turns = doubtful.turn;
+        }
+        working.doubtful = None;
+        Ok(())
+    }
+
+    /// Commits, and finds out whether it was committed if nobody says. Gives the number of the first
+    /// event.
+    async fn commit(
+        &self,
+        working: &mut Working,
+        transaction: D::Transaction,
+        written: Written,
+        (claimed, finished): (&[RunId], &[RunId]),
+    ) -> Result<u64, Again> {
+        let (lease, turn) = (written.lease, written.turn);
+        let error = match self.database.commit(transaction, written).await {
+            Ok(committed) => {
+                working.turns = turn;
+                return Ok(committed.first_event);
+            }
+            Err(CommitError::Conflict) => return Err(Again::Now),
+            Err(CommitError::Failed(error)) => return Err(Again::Failed(error)),
+            Err(CommitError::ClaimedBefore) => {
+                let what = "a fire time was claimed twice (this is a fault of Sandclock; please report it)".into();
+                return Err(Again::Failed(Error::StoreFailed { what, source: None }));
+            }
+            Err(CommitError::Unknown(error)) => error,
+        };
+        tracing::warn!(error = error.chain(), "nobody answered whether a turn was committed; asking");
+        let asking = async {
+            loop {
+                match self.database.settled(lease, turn).await {
+                    Ok(settled) => break settled,
+                    Err(_) => tokio::time::sleep(SETTLE_EVERY).await,
+                }
+            }
+        };
+        match tokio::time::timeout(SETTLE_TIME_MAX, asking).await {
+            Ok(Some(first)) => {
+                working.turns = turn;
+                Ok(first)
+            }
+            Ok(None) => Err(Again::Now),
+            Err(_) => {
+                let (claimed, finished) = (claimed.to_vec(), finished.to_vec());
+                working.doubtful = Some(Box::new(Doubtful { turn, claimed, finished }));
+                Err(Again::Failed(error))
+            }
+        }
+    }
+
+    /// A job's entry, of what was read.
+    async fn entry(&self, row: &JobRow, definition: &[u8]) -> Result<JobEntry> {
+        let arguments = match row.arguments {
+            true => self.database.arguments(std::slice::from_ref(&row.id)).await?,
+            false => Vec::new(),
+        };
+        let arguments: HashMap<RunId, Arc<Arguments>> = arguments
+            .into_iter()
+            .filter_map(|(run, bytes)| Some((run, Arc::new(serde_json::from_slice(&bytes).ok()?))))
+            .collect();
+        let decoded = row::decode(&row.state, |id| arguments.get(&id).cloned());
+        let (mut state, _) = decoded.ok_or_else(|| unreadable(format!("the state of job `{}`", row.id)))?;
+        let job = decode_job(definition).map_err(|reason| state.quarantine = Some(reason)).ok();
+        Ok(JobEntry { id: row.id.clone(), job, state })
+    }
+}
+
+fn unreadable(what: impl std::fmt::Display) -> Error {
+    Error::StoreFailed { what: format!("{what} cannot be read"), source: None }
+}
+
+/// Forgets what is older than is kept, for as long as the store is open.
+async fn prune<D: Database>(database: Arc<D>, keeper: Arc<Keeper<D>>, retention: Retention) {
+    loop {
+        tokio::time::sleep(PRUNE_EVERY).await;
+        let now = crate::clock::Clock::now(&keeper.clock);
+        let oldest = (now - retention.age).timestamp_millis().max(0) as u64;
+        let kept = Kept {
+            runs_per_job: retention.runs_per_job,
+            oldest: RunId(Ulid::from_parts(oldest, 0)),
+            events: retention.events as u64,
+        };
+        while keeper.may_claim() {
+            match database.prune(&kept).await {
+                Ok(true) => tokio::task::yield_now().await,
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "cannot forget what is older than is kept");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl<D: Database> JobStore for SharedStore<D> {
+    async fn turn(&self, turn: Turn) -> Result<Turned> {
+        self.open_database()?;
+        let mut working = self.working.lock().await;
+        {
+            let mut node = lock(&self.keeper.node);
+            let lanes = turn.slots.keys().map(Alias::as_str);
+            if !turn.slots.is_empty() && !lanes.clone().eq(node.lanes.iter().map(String::as_str)) {
+                node.lanes = lanes.map(str::to_owned).collect();
+            }
+        }
+        let mut takes_over = true;
+        for _ in 0..RACES_MAX {
+            match self.attempt(&mut working, &turn, takes_over).await {
+                Ok(turned) => {
+                    if !turn.changes.is_empty() {
+                        self.database.hint().await;
+                    }
+                    return Ok(turned);
+                }
+                Err(Again::Now) => {}
+                Err(Again::WithoutTakingOver(dead)) => {
+                    self.keeper.forget(dead);
+                    takes_over = false;
+                }
+                Err(Again::WithNewLease(lease)) => self.keeper.lose(lease),
+                Err(Again::Failed(error)) => return Err(error),
+            }
+        }
+        let what = format!("a turn lost {RACES_MAX} races with other nodes");
+        Err(Error::StoreFailed { what, source: None })
+    }
+
+    async fn changed(&self) {
+        tokio::select! {
+            () = self.keeper.changed.notified() => {}
+            () = tokio::time::sleep(self.options.poll) => {}
+        }
+    }
+
+    async fn get_job(&self, id: &JobId) -> Result<Option<JobEntry>> {
+        match self.open_database()?.job(id).await? {
+            Some((row, definition)) => self.entry(&row, &definition).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>> {
+        let database = self.open_database()?;
+        let limit = page.limit.clamp(1, PAGE_MAX);
+        let status = filter.state.map(turn::status_code);
+        let mut after = page.after.clone();
+        let mut items = Vec::new();
+        while items.len() <= limit {
+            let rows = database.jobs(after.as_deref(), status, PAGE_MAX).await?;
+            let more = rows.len() == PAGE_MAX;
+            after = rows.last().map(|(row, _)| row.id.to_string());
+            for (row, definition) in rows {
+                let entry = self.entry(&row, &definition).await?;
+                if filter.matches(&entry) {
+                    items.push(entry);
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        Ok(List::page(items.into_iter(), limit, |entry| entry.id.to_string()))
+    }
+
+    async fn get_run(&self, id: RunId) -> Result<Option<Run>> {
+        let database = self.open_database()?;
+        if let Some(row) = database.run(id).await? {
+            return decode_run(&row).map(Some);
+        }
+        // One that waits has no record yet.
+        let Some(job) = database.promised(id).await? else { return Ok(None) };
+        let Some(JobEntry { job: Some(job), state, .. }) = self.get_job(&job).await? else { return Ok(None) };
+        let Some(pending) = state.pending.iter().find(|pending| pending.id == id) else { return Ok(None) };
+        let run = Run::claimed(id, &job, pending.scheduled_time, self.node.clone());
+        let (attempt, origin, arguments) = (pending.attempt, pending.origin, pending.arguments.clone());
+        Ok(Some(Run { jobstore: self.options.alias.clone(), attempt, origin, arguments, ..run }))
+    }
+
+    async fn list_runs(&self, filter: &RunFilter, page: &Page) -> Result<List<Run>> {
+        let database = self.open_database()?;
+        let limit = page.limit.clamp(1, PAGE_MAX);
+        let mut query = RunQuery {
+            before: super::before(page),
+            job: filter.job.clone(),
+            outcome: filter.outcome.map(turn::outcome_code),
+            since: filter.since.map(micros),
+            until: filter.until.map(micros),
+            limit: if filter.tags.is_empty() { limit + 1 } else { PAGE_MAX },
+        };
+        let mut items = Vec::new();
+        let mut jobs: BTreeMap<JobId, Option<Arc<Job>>> = BTreeMap::new();
+        while items.len() <= limit {
+            let rows = database.list_runs(&query).await?;
+            let more = rows.len() == query.limit;
+            query.before = rows.last().map(|row| row.id);
+            for row in rows {
+                if !filter.tags.is_empty() && !jobs.contains_key(&row.job) {
+                    let job = self.get_job(&row.job).await?.and_then(|entry| entry.job);
+                    jobs.insert(row.job.clone(), job);
+                }
+                let run = decode_run(&row)?;
+                if filter.matches(&run) && filter.tagged(&run, |id| jobs.get(id).cloned().flatten()) {
+                    items.push(run);
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        Ok(List::page(items.into_iter(), limit, |run| run.id.to_string()))
+    }
+
+    async fn get_logs(&self, id: RunId) -> Result<Option<RunLogs>> {
+        let database = self.open_database()?;
+        match database.run(id).await? {
+            Some(row) if row.ended => {}
+            _ => return Ok(None),
+        }
+        match database.logs(id).await? {
+            None => Ok(Some(RunLogs::default())),
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| failed(format!("the logs of run `{id}` cannot be decoded"), e)),
+        }
+    }
+
+    async fn list_events(&self, since: u64, limit: usize) -> Result<Vec<Event>> {
+        let database = self.open_database()?;
+        let mut events: Vec<Event> = Vec::new();
+        let mut from = since;
+        while events.len() < limit {
+            let blocks = database.events(from, limit - events.len()).await?;
+            let Some(last) = blocks.last() else { break };
+            from = last.first + last.count - 1;
+            for block in &blocks {
+                let stored: Vec<StoredEvent> =
+                    serde_json::from_slice(&block.body).map_err(|e| failed("events cannot be decoded", e))?;
+                for (stored, seq) in stored.into_iter().zip(block.first..) {
+                    if seq > since && events.len() < limit {
+                        let event = stored.into_event(seq, &self.options.alias);
+                        events.push(event.ok_or_else(|| unreadable(format!("event {seq}")))?);
+                    }
+                }
+            }
+        }
+        let mut ids: Vec<RunId> = events.iter().filter_map(|event| event.run_id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let rows = if ids.is_empty() { Vec::new() } else { database.runs(&ids).await? };
+        let runs: HashMap<RunId, Run> =
+            rows.iter().map(|row| decode_run(row).map(|run| (row.id, run))).collect::<Result<_>>()?;
+        for event in &mut events {
+            let run = event.run_id.and_then(|id| runs.get(&id));
+            event.run = run.map(|run| Box::new(as_of(event.kind, run.clone())));
+        }
+        Ok(events)
+    }
+
+    async fn get_values(&self, id: &JobId) -> Result<Values> {
+        Ok(self.open_database()?.values(id).await?.into_iter().collect())
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        let StoredCounts { jobs, paused, quarantined, running, runs, last_event } =
+            self.open_database()?.counts().await?;
+        Ok(Counts { jobs, paused, quarantined, running, runs, last_event })
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let _turn = self.working.lock().await;
+        lock(&self.tasks).clear();
+        let left = self.keeper.leave().await;
+        self.database.close().await;
+        left
+    }
+}
+
+pub fn micros(time: DateTime<Utc>) -> i64 {
+    time.timestamp_micros()
+}
+
+pub fn time(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or_default()
+}

@@ -1,0 +1,463 @@
+//! One turn of a shared store: which jobs it is about, what the table makes of them, and what of that
+//! is to be written.
+
+use super::database::{Database, Details, Found, JobRow, LaneWanted, Loaded, RunRow, Wanted, Written};
+use super::lease::Dead;
+use super::{Working, micros, time};
+use crate::error::{Error, Result};
+use crate::event::{Event, EventKind};
+use crate::job::{Alias, Arguments, Job, JobId, JobState, Origin, Status};
+use crate::run::{Outcome, OutcomeKind, Run, RunId, RunState};
+use crate::store::record::{StoredEvent, decode_job, encode_job};
+use crate::store::row;
+use crate::store::table::{Delta, Position, Table};
+use crate::store::{Change, Claim, Claimed, Finished, Turn, Turned};
+use crate::values::Values;
+use chrono::{DateTime, Utc};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Jobs that a turn takes from one line at most: twice the free slots and some, since not every job
+/// that is due starts a run.
+const LANE_MAX: usize = 512;
+const LANE_EXTRA: usize = 16;
+/// Jobs that a turn looks at for another reason than that they are due.
+const LOOKS_MAX: usize = 256;
+const ORPHANS_MAX: usize = 16;
+
+/// What a turn is about, before it is begun.
+pub struct Subject {
+    pub wanted: Wanted,
+    /// Runs whose records the turn needs, by where they were found.
+    pub runs: HashMap<RunId, Run>,
+    /// Ends of runs that nobody else will tell of.
+    pub lost: Vec<Finished>,
+    /// Jobs whose question nobody asks any more.
+    pub unasked: HashSet<JobId>,
+}
+
+impl Subject {
+    /// Finds out which jobs a turn is about.
+    pub async fn of<D: Database>(
+        database: &D,
+        working: &Working,
+        turn: &Turn,
+        dead: Option<&Dead>,
+        number: (u64, u64),
+    ) -> Result<Self> {
+        let mut named = BTreeSet::new();
+        let mut all = false;
+        let mut runs = HashMap::new();
+        let mut unknown = Vec::new();
+        let told = turn.finished.iter().map(|finished| finished.run);
+        for id in told.chain(turn.started.iter().map(|started| started.run)) {
+            match working.live.get(&id) {
+                Some(run) => {
+                    named.insert(run.job_id.clone());
+                    runs.insert(id, run.clone());
+                }
+                None => unknown.push(id),
+            }
+        }
+        for change in &turn.changes {
+            match change {
+                Change::Add { job, .. } | Change::Modify { job, .. } => drop(named.insert(job.id.clone())),
+                Change::Answer { job, .. } => drop(named.insert(job.id.clone())),
+                Change::Remove { id }
+                | Change::Pause { id }
+                | Change::Resume { id }
+                | Change::Run { id, .. }
+                | Change::Backfill { id, .. }
+                | Change::Quarantine { id, .. }
+                | Change::ClearValues { id }
+                | Change::Release { id } => drop(named.insert(id.clone())),
+                Change::RemoveAll => all = true,
+                Change::Cancel { run } => match database.promised(*run).await? {
+                    Some(job) => drop(named.insert(job)),
+                    None => unknown.push(*run),
+                },
+                Change::Record { .. } => {}
+            }
+        }
+        let mut lost = Vec::new();
+        let mut unasked = HashSet::new();
+        let mut rows = if unknown.is_empty() { Vec::new() } else { database.runs(&unknown).await? };
+        if let Some(dead) = dead {
+            named.extend(dead.left.asking.iter().cloned());
+            unasked.extend(dead.left.asking.iter().cloned());
+            let mut left: Vec<&RunRow> = dead.left.runs.iter().collect();
+            left.sort_by_key(|row| (&row.job, row.id));
+            lost.extend(left.iter().map(|row| Finished::of(row.id, turn.now, Outcome::Interrupted)));
+            rows.extend(left.into_iter().cloned());
+        }
+        for row in rows.into_iter().filter(|row| !row.ended) {
+            named.insert(row.job.clone());
+            runs.insert(row.id, decode_run(&row)?);
+        }
+        let claims = turn.claim == Claim::Due && working.may_claim;
+        let lane = |(alias, free): (&Alias, &usize)| LaneWanted {
+            lane: alias.to_string(),
+            most: if *free == 0 { 0 } else { (2 * free + LANE_EXTRA).min(LANE_MAX) },
+        };
+        let looks = |claim: bool| if claim && working.may_claim { LOOKS_MAX } else { 0 };
+        let (lease, number) = number;
+        let wanted = Wanted {
+            lease,
+            turn: number,
+            now: micros(turn.now),
+            named: named.into_iter().collect(),
+            all,
+            lanes: if claims { turn.slots.iter().map(lane).collect() } else { Vec::new() },
+            alarms: looks(turn.claim != Claim::Nothing),
+            wakes: looks(turn.claim == Claim::Due),
+            manual: looks(turn.claim != Claim::Nothing),
+            orphans: if claims { ORPHANS_MAX } else { 0 },
+            fenced: dead.map(|dead| dead.lease),
+        };
+        Ok(Subject { wanted, runs, lost, unasked })
+    }
+}
+
+/// A turn whose jobs are loaded.
+pub struct Taken<'a> {
+    pub alias: &'a Alias,
+    pub node: &'a Arc<str>,
+    pub lease: u64,
+    /// Runs that this node has claimed and whose end is not recorded yet.
+    pub own: &'a HashMap<RunId, Run>,
+    pub loaded: Loaded,
+    pub found: Found,
+    /// The definitions of the jobs that were loaded, or why one has none.
+    pub definitions: HashMap<JobId, Result<Arc<Job>, String>>,
+}
+
+/// Definitions with their revisions.
+pub type Defined = Vec<(Arc<Job>, u64)>;
+
+/// What a turn came to.
+pub struct Decided {
+    pub turned: Turned,
+    pub written: Written,
+    /// Definitions as they are from now on, with their revisions.
+    pub defined: Defined,
+    /// Runs of this lease as they are from now on.
+    pub going: Vec<Run>,
+    /// The greatest run id so far.
+    pub last_id: ulid::Ulid,
+}
+
+/// What more is to be read about jobs that were loaded; `known` says whose definitions are not.
+pub fn details(loaded: &Loaded, known: impl Fn(&JobId) -> bool) -> Details {
+    let of = |wanted: &dyn Fn(&JobRow) -> bool| -> Vec<JobId> {
+        loaded.jobs.iter().filter(|row| wanted(row)).map(|row| row.id.clone()).collect()
+    };
+    Details {
+        definitions: of(&|row| !known(&row.id)),
+        arguments: of(&|row| row.arguments),
+        values: of(&|row| row.valued),
+    }
+}
+
+impl Taken<'_> {
+    /// Applies the turn to the jobs.
+    pub fn decide(self, mut turn: Turn, subject: Subject, last_id: ulid::Ulid) -> Result<Decided> {
+        let Taken { alias, node, lease, own, mut loaded, found, definitions } = self;
+        let epoch = loaded.epoch;
+        let arguments: HashMap<RunId, Arc<Arguments>> = found
+            .arguments
+            .iter()
+            .filter_map(|(run, bytes)| Some((*run, Arc::new(serde_json::from_slice(bytes).ok()?))))
+            .collect();
+        loaded.jobs.sort_by(|a, b| (a.line, a.ticket, &a.id).cmp(&(b.line, b.ticket, &b.id)));
+        let mut table = Table::working(alias.clone(), node.clone(), last_id, epoch);
+        let mut before: BTreeMap<JobId, (JobRow, JobState)> = BTreeMap::new();
+        for mut row in std::mem::take(&mut loaded.jobs) {
+            let (mut state, standing) =
+                row::decode(&row.state, |id| arguments.get(&id).cloned()).ok_or_else(|| undecodable(&row.id))?;
+            let executor = standing.map(|standing| standing.executor).unwrap_or_default();
+            let was = state.clone();
+            let job = match definitions.get(&row.id) {
+                Some(Ok(job)) => Some(job.clone()),
+                Some(Err(reason)) => {
+                    state.quarantine = Some(reason.clone());
+                    None
+                }
+                None => None,
+            };
+            let forgotten = subject.unasked.contains(&row.id) && state.question.is_some();
+            row.asked = row.asked.filter(|_| !forgotten);
+            let position = Position {
+                executor,
+                priority: row.priority,
+                line: row.line.map(time),
+                ticket: row.ticket,
+                waiting: row.waiting,
+                wake: row.wake.filter(|wake| *wake > 0).map(time),
+                manual: row.manual.map(time),
+                unasked: row.wake == Some(0) || forgotten,
+            };
+            table.put_back(&row.id, job, state, &position);
+            before.insert(row.id.clone(), (row, was));
+        }
+        let goes_on = |run: &Run| {
+            before.get(&run.job_id).is_some_and(|(_, state)| state.running.iter().any(|going| going.id == run.id))
+        };
+        // Ends that come too late: somebody else has ended the run, because its node's lease had run out.
+        let stale: Vec<Event> = turn
+            .finished
+            .iter()
+            .filter_map(|finished| Some((subject.runs.get(&finished.run)?, finished)))
+            .filter(|(run, _)| !goes_on(run))
+            .map(|(run, finished)| stale_event(alias, turn.now, run, finished))
+            .collect();
+        for run in subject.runs.values().filter(|run| goes_on(run)) {
+            table.put_back_run(run.clone());
+        }
+        let asked = turn.changes.len();
+        turn.finished.splice(0..0, subject.lost.iter().cloned());
+        turn.changes.extend(stale.into_iter().map(|event| Change::Record { event: Box::new(event) }));
+        if !loaded.may_claim {
+            turn.claim = Claim::Nothing;
+        }
+        let (claim, now, mut slots) = (turn.claim, turn.now, turn.slots.clone());
+        let (mut turned, delta) = table.turn(turn);
+        turned.replies.truncate(asked);
+        for claimed in &turned.claimed {
+            if let Some(left) = slots.get_mut(&claimed.job.executor) {
+                *left = left.saturating_sub(1);
+            }
+        }
+        look_ahead(&mut turned, &loaded, &subject.wanted, (claim, now), &slots);
+        give_values(&mut turned.claimed, &found, &delta);
+        let written = Writer { lease, number: subject.wanted.turn, epoch, own, table: &table, before: &before };
+        let (written, defined) = written.write(&turned, &delta)?;
+        let going = table.live().values().cloned().collect();
+        Ok(Decided { turned, written, defined, going, last_id: table.last_id() })
+    }
+}
+
+fn undecodable(id: &JobId) -> Error {
+    Error::StoreFailed { what: format!("the state of job `{id}` cannot be decoded"), source: None }
+}
+
+fn stale_event(alias: &Alias, now: DateTime<Utc>, run: &Run, finished: &Finished) -> Event {
+    let detail = format!("`{}` came after its node's lease had run out, and is dropped", finished.outcome.kind());
+    Event::new(EventKind::JobStale, now, alias.clone()).run(run).detail(detail)
+}
+
+/// Adds to what the loaded jobs want next what the others do.
+fn look_ahead(
+    turned: &mut Turned,
+    loaded: &Loaded,
+    wanted: &Wanted,
+    (claim, now): (Claim, DateTime<Utc>),
+    slots: &BTreeMap<Alias, usize>,
+) {
+    let mut next = Vec::new();
+    if claim == Claim::Due {
+        for (lane, first) in wanted.lanes.iter().zip(&loaded.next) {
+            let Some(first) = first.map(time) else { continue };
+            match lane.lane.parse().ok().and_then(|executor: Alias| slots.get(&executor)) {
+                Some(0) => turned.starved |= first <= now,
+                _ => next.push(first.max(now)),
+            }
+        }
+    }
+    if claim != Claim::Nothing {
+        next.extend(loaded.next_alarm.map(time));
+        let other = if claim == Claim::Due { loaded.next_wake } else { loaded.next_manual };
+        next.extend(other.map(time));
+    }
+    turned.next_due = turned.next_due.into_iter().chain(next).min();
+}
+
+/// Gives claimed runs their jobs' own states, as they are after the turn.
+fn give_values(claimed: &mut [Claimed], found: &Found, delta: &Delta) {
+    let mut values: HashMap<&JobId, Values> = HashMap::new();
+    for (job, key, value) in &found.values {
+        values.entry(job).or_default().insert(key.clone(), value.clone());
+    }
+    for (job, changes) in &delta.values {
+        match changes {
+            Some(changes) => changes.clone().apply(values.entry(job).or_default()),
+            None => drop(values.remove(job)),
+        }
+    }
+    let values: HashMap<&JobId, Arc<Values>> =
+        values.into_iter().map(|(job, values)| (job, Arc::new(values))).collect();
+    for claimed in claimed {
+        if let Some(values) = values.get(&claimed.job.id) {
+            claimed.values = values.clone();
+        }
+    }
+}
+
+/// Writes down what a turn changed.
+struct Writer<'a> {
+    lease: u64,
+    number: u64,
+    epoch: u64,
+    own: &'a HashMap<RunId, Run>,
+    table: &'a Table,
+    before: &'a BTreeMap<JobId, (JobRow, JobState)>,
+}
+
+impl Writer<'_> {
+    fn write(&self, turned: &Turned, delta: &Delta) -> Result<(Written, Defined)> {
+        let mut written = Written { lease: self.lease, turn: self.number, ..Written::default() };
+        let mut defined = Defined::new();
+        let known: BTreeSet<&JobId> = self.before.keys().chain(&delta.touched).collect();
+        for id in known {
+            self.write_job(id, delta, &mut written, &mut defined)?;
+        }
+        let begun: HashSet<RunId> = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
+        let started = turned.events.iter().filter(|event| event.kind == EventKind::JobStarted);
+        let mut changed: BTreeMap<RunId, &Run> = BTreeMap::new();
+        for run in started.filter_map(|event| self.table.live().get(&event.run_id?)) {
+            changed.insert(run.id, run);
+        }
+        changed.extend(delta.ended.iter().map(|(run, _)| (run.id, run)));
+        for claimed in &turned.claimed {
+            written.begun.push(self.run_row(&claimed.run, delta)?);
+        }
+        for run in changed.into_values().filter(|run| !begun.contains(&run.id)) {
+            written.changed.push(self.run_row(run, delta)?);
+        }
+        for (run, logs) in delta.ended.iter().filter(|(_, logs)| !logs.is_empty()) {
+            written.logs.push((run.id, json(logs)?));
+        }
+        for (job, changes) in &delta.values {
+            match changes {
+                None => {
+                    written.values.retain(|(of, ..)| of != job);
+                    written.cleared.push(job.clone());
+                }
+                Some(changes) => {
+                    for (key, value) in &changes.0 {
+                        written.values.retain(|(of, known, _)| (of, known) != (job, key));
+                        written.values.push((job.clone(), key.clone(), value.clone()));
+                    }
+                }
+            }
+        }
+        let others = turned.cancel.iter().filter(|run| !self.own.contains_key(run) && !begun.contains(run));
+        written.cancel = others.chain(&delta.cancelled).copied().collect();
+        written.event_count = turned.events.len() as u64;
+        if written.event_count > 0 {
+            written.events = json(&turned.events.iter().map(StoredEvent::from).collect::<Vec<_>>())?;
+        }
+        Ok((written, defined))
+    }
+
+    /// What of one job is to be written, if it is not as it was.
+    fn write_job(&self, id: &JobId, delta: &Delta, written: &mut Written, defined: &mut Defined) -> Result<()> {
+        let before = self.before.get(id);
+        let waited = before.map(|(_, state)| waits(state)).unwrap_or_default();
+        let Some(state) = self.table.state_of(id) else {
+            if before.is_some() {
+                written.removed.push(id.clone());
+                written.unpromised.extend(waited.into_keys());
+            }
+            return Ok(());
+        };
+        let Some((position, (job, bytes))) = self.table.position(id).zip(self.table.stored(id)) else { return Ok(()) };
+        let new_definition = job.filter(|_| delta.defined.contains(id));
+        if let Some(job) = new_definition {
+            written.defined.push((id.clone(), encode_job(job)?));
+            defined.push((job.clone(), self.epoch));
+        }
+        let revision = match (new_definition, before) {
+            (None, Some((row, _))) => row.revision,
+            _ => self.epoch,
+        };
+        let valued = delta.values.iter().filter(|(job, _)| job == id).map(|(_, changes)| changes.is_some()).next_back();
+        let asked = before.and_then(|(row, state)| row.asked.zip(state.question));
+        let row = JobRow {
+            id: id.clone(),
+            revision,
+            lane: position.executor.to_string(),
+            priority: position.priority,
+            line: position.line.map(micros),
+            ticket: position.ticket,
+            alarm: state.expected_by.map(micros),
+            wake: if position.unasked { Some(0) } else { position.wake.map(micros) },
+            manual: position.manual.map(micros),
+            // Who asks a question goes on asking it.
+            asked: state
+                .question
+                .filter(|_| !position.unasked)
+                .map(|question| asked.filter(|(_, open)| *open == question).map_or(self.lease, |(lease, _)| lease)),
+            waiting: position.waiting,
+            status: status_code(state.status()),
+            arguments: false,
+            valued: valued.or(before.map(|(row, _)| row.valued)).unwrap_or(false),
+            state: bytes,
+        };
+        let waits = waits(state);
+        let row = JobRow { arguments: waits.values().any(Option::is_some), ..row };
+        for (run, own) in &waits {
+            if !waited.contains_key(run) {
+                let own = own.as_ref().map(json).transpose()?;
+                written.promised.push((*run, id.clone(), own));
+            }
+        }
+        written.unpromised.extend(waited.into_keys().filter(|run| !waits.contains_key(run)));
+        match before {
+            None => written.inserted.push(row),
+            Some((old, _)) if *old != row => written.updated.push(row),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn run_row(&self, run: &Run, delta: &Delta) -> Result<RunRow> {
+        let first = run.origin == Origin::Trigger && run.attempt == 1;
+        let before = self.before.get(&run.job_id).filter(|_| !delta.defined.contains(&run.job_id));
+        let revision = before.map_or(self.epoch, |(row, _)| row.revision);
+        Ok(RunRow {
+            id: run.id,
+            job: run.job_id.clone(),
+            scheduled: micros(run.scheduled_time),
+            fire: first.then(|| micros(run.scheduled_time)),
+            revision,
+            lease: self.lease,
+            ended: run.state == RunState::Ended,
+            outcome: run.outcome.as_ref().map(|outcome| outcome_code(outcome.kind())),
+            body: json(run)?,
+        })
+    }
+}
+
+/// Runs of a job that a record of their own is kept of: those that wait, and those that go on with
+/// arguments of their own.
+fn waits(state: &JobState) -> BTreeMap<RunId, Option<Arc<Arguments>>> {
+    let going = state.running.iter().filter(|run| run.arguments.is_some());
+    let pending = state.pending.iter().map(|run| (run.id, run.arguments.clone()));
+    pending.chain(going.map(|run| (run.id, run.arguments.clone()))).collect()
+}
+
+pub fn decode_run(row: &RunRow) -> Result<Run> {
+    serde_json::from_slice(&row.body)
+        .map_err(|e| Error::StoreFailed { what: format!("run `{}` cannot be decoded", row.id), source: Some(e.into()) })
+}
+
+pub fn decode_definitions(found: &Found) -> HashMap<JobId, Result<Arc<Job>, String>> {
+    found.definitions.iter().map(|(id, bytes)| (id.clone(), decode_job(bytes))).collect()
+}
+
+pub fn json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::host("cannot encode a record", e))
+}
+
+pub fn status_code(status: Status) -> i16 {
+    match status {
+        Status::Active => 0,
+        Status::Paused => 1,
+        Status::Quarantined => 2,
+        Status::Finished => 3,
+    }
+}
+
+pub fn outcome_code(kind: OutcomeKind) -> i16 {
+    OutcomeKind::ALL.iter().position(|known| *known == kind).map_or(-1, |at| at as i16)
+}

@@ -1,0 +1,5 @@
+//! Stores that several processes share, on private servers of the databases that they are for.
+
+mod contract;
+#[path = "../servers/mod.rs"]
+mod servers;
