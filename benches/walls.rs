@@ -79,6 +79,7 @@ async fn walls_with() -> (Arc<dyn Executor>, Arc<dyn Executor>, Registry) {
         workers: AT_ONCE,
         strict: true,
         connect: Arc::new(sandclock::sandbox::connect::Direct::default()),
+        lease: Default::default(),
     };
     let apart = ProcessExecutor::new(host(true).1, AT_ONCE, options).unwrap();
     (Arc::new(inside), Arc::new(apart), registry)

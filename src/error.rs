@@ -38,6 +38,8 @@ pub enum Error {
         flags(missing)
     )]
     GrantMissing { plugin: PluginName, missing: Vec<Capability> },
+    #[error("no node with lease {0} (`sandclock node list` shows them)")]
+    NodeNotFound(u64),
     #[error("no secret `{0}` (`sandclock secret list` shows them)")]
     SecretNotFound(SecretName),
     #[error("no token `{0}` (`sandclock token list` shows them)")]
@@ -107,6 +109,7 @@ impl Error {
             Error::PluginInUse { .. } => "plugin_in_use",
             Error::ListenerNotFound(_) => "listener_not_found",
             Error::GrantMissing { .. } => "grant_missing",
+            Error::NodeNotFound(_) => "node_not_found",
             Error::SecretNotFound(_) => "secret_not_found",
             Error::TokenNotFound(_) => "token_not_found",
             Error::PluginRefused { .. } => "plugin_refused",

@@ -91,6 +91,7 @@ pub use job::{
     Alias, Arguments, Backfill, Carried, Coalesce, Expect, Job, JobId, JobState, Limits, OnInterrupted, Origin,
     Overlap, PendingRun, Question, RemoveReason, Retry, RunningRun, Status,
 };
+pub use lease::Lease;
 pub use listener::{DeadLetter, Listener, Progress, Target};
 pub use plan::{FireTimes, Plan, plan};
 pub use plugin::{Export, Import, Interface, Plugin, PluginVersion};

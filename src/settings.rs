@@ -21,6 +21,9 @@ const FILE: &str = "sandclock.toml";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
+    /// The URL of a database that several nodes share, such as `postgres://user:password@host/database`.
+    /// Without it, jobs are kept in the home.
+    pub store: Option<String>,
     /// Runs at one time, 1 to 1024.
     pub slots: u16,
     /// Run nothing if a layer of the workers' jail is missing on this machine.
@@ -60,6 +63,7 @@ pub enum LogFormat {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
+            store: None,
             slots: AsyncOptions::SLOTS as u16,
             strict: false,
             in_process: false,
@@ -145,6 +149,7 @@ impl Settings {
         if self.strict && self.in_process {
             return Err(Invalid::new("strict", "true", "it says the contrary of `in_process`"));
         }
+        self.store.as_deref().map_or(Ok(()), crate::config::check_url)?;
         self.listen.iter().try_for_each(|address| self.check_address(*address))?;
         for host in &self.host {
             let legal = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);

@@ -4,6 +4,7 @@ use super::{Done, Failure};
 use crate::config::{App, AppOptions, Wall, socket_path};
 use crate::executor::AsyncOptions;
 use crate::http::{Api, Peer, Problem, UploadLine, operator_token_path};
+use crate::settings::Sources;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode, header};
@@ -30,14 +31,14 @@ pub enum Client {
         token: Option<String>,
     },
     Local {
-        app: App,
+        app: Box<App>,
         router: Router,
     },
 }
 
 impl Client {
     /// The daemon of this home if one answers, else the home itself.
-    pub async fn connect(home: PathBuf) -> Done<Self> {
+    pub async fn connect(home: PathBuf, store: Option<String>) -> Done<Self> {
         let socket = socket_path(&home);
         for tries_left in (0..OPEN_TRIES).rev() {
             #[cfg(unix)]
@@ -45,8 +46,11 @@ impl Client {
                 let token = std::fs::read_to_string(operator_token_path(&home)).ok();
                 return Ok(Client::Daemon { socket, token: token.map(|token| token.trim().to_owned()) });
             }
+            let given = store.iter().map(|url| ("store".to_owned(), toml::Value::from(url.as_str()))).collect();
+            let settings = Sources { home: home.clone(), config: None, given }.read()?;
             match App::open(AppOptions {
                 home: home.clone(),
+                store: settings.store,
                 slots: AsyncOptions::SLOTS,
                 wall: Wall::Process { strict: false },
             })
@@ -57,7 +61,7 @@ impl Client {
                 opened => {
                     let app = opened?;
                     let router = Api::open(app.clone())?.router();
-                    return Ok(Client::Local { app, router });
+                    return Ok(Client::Local { app: Box::new(app), router });
                 }
             }
         }

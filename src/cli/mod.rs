@@ -10,6 +10,7 @@ mod exec;
 mod grant;
 mod job;
 mod listener;
+mod node;
 mod output;
 mod plugin;
 mod policy;
@@ -38,6 +39,10 @@ pub struct Cli {
     /// Where jobs, plugins and history are kept.
     #[arg(long, global = true, env = "SANDCLOCK_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
+    /// A database to keep them in instead, shared with other nodes, such as
+    /// `postgres://user:password@host/database`.
+    #[arg(long, global = true, env = "SANDCLOCK_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -76,6 +81,9 @@ enum Command {
     /// Tell webhooks and plugins of events.
     #[command(subcommand)]
     Listener(listener::ListenerCommand),
+    /// Look at the nodes that share a store.
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Store secrets that plugins can be granted.
     #[command(subcommand)]
     Secret(grant::SecretCommand),
@@ -197,13 +205,13 @@ async fn dispatch(cli: Cli) -> Done {
         }
         Command::Plugin(plugin::PluginCommand::New(args)) => project::new(&args, output),
         Command::Plugin(plugin::PluginCommand::Build(args)) => project::build(&args, output),
-        Command::Serve(args) => serve::serve(home()?, args).await,
+        Command::Serve(args) => serve::serve(home()?, cli.store, args).await,
         Command::Recover => system::recover(&home()?, output),
         Command::Restore(args) => backup::restore(&home()?, &args, output),
         command => {
             let wanted = std::env::var("SANDCLOCK_LOG").unwrap_or_else(|_| "warn".into());
             log_to_stderr(&wanted, LogFormat::Text)?;
-            let client = Client::connect(home()?).await?;
+            let client = Client::connect(home()?, cli.store).await?;
             let done = with_client(command, &client, output).await;
             client.close().await?;
             done
@@ -231,6 +239,7 @@ async fn with_client(command: Command, client: &Client, output: Output) -> Done 
         Command::Open => token::open(client, output).await,
         Command::Audit(args) => audit::run(args, client, output).await,
         Command::Backup(args) => backup::backup(args, client, output).await,
+        Command::Node(command) => node::run(command, client, output).await,
         Command::Secret(command) => grant::secret(command, client, output).await,
         Command::Doctor => system::doctor(client, output).await,
         Command::Status => system::status(client, output).await,

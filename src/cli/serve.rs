@@ -52,7 +52,7 @@ pub struct ServeArgs {
 
 impl ServeArgs {
     /// What was given, as the file would say it.
-    fn table(self) -> (Option<PathBuf>, Table) {
+    fn table(self, store: Option<String>) -> (Option<PathBuf>, Table) {
         let mut table = Table::new();
         let mut put = |key: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -60,6 +60,7 @@ impl ServeArgs {
             }
         };
         let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::from(items));
+        put("store", store.map(Value::from));
         put("slots", self.slots.map(|slots| i64::from(slots).into()));
         put("strict", self.strict.map(Value::from));
         put("in_process", self.in_process.map(Value::from));
@@ -75,8 +76,8 @@ impl ServeArgs {
     }
 }
 
-pub async fn serve(home: PathBuf, args: ServeArgs) -> Done {
-    let (config, given) = args.table();
+pub async fn serve(home: PathBuf, store: Option<String>, args: ServeArgs) -> Done {
+    let (config, given) = args.table(store);
     let sources = Sources { home, config, given };
     let settings = sources.read().map_err(Failure::from)?;
     let log = daemon::log_to_stderr(&settings.log, settings.log_format)?;

@@ -5,6 +5,7 @@ use super::Api;
 use super::operation::{Draft, Gives};
 use super::problem::Problem;
 use crate::error::Error;
+use crate::invalid::Invalid;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
@@ -51,7 +52,11 @@ pub async fn backup(State(api): State<Api>) -> Result<Archive, Problem> {
     let failed = |e: io::Error| Error::host("cannot make a backup", e);
     // In the home, whose file system has room for the store and is private.
     let copy = tempfile::Builder::new().prefix(crate::backup::COPY).tempdir_in(&home).map_err(failed)?;
-    api.app.backup.copy_to(copy.path()).await?;
+    let backup = api.app.backup.as_ref().ok_or_else(|| {
+        let reason = "the store is a database, which is not in the home";
+        Invalid::new("backup", "the store", reason).hint("use what the database has for that, such as `pg_dump`")
+    })?;
+    backup.copy_to(copy.path()).await?;
     let about = crate::backup::About::new(now);
     let (tell, pieces) = mpsc::channel::<io::Result<Bytes>>(PIECES_MAX);
     tokio::task::spawn_blocking(move || {

@@ -18,6 +18,7 @@ mod idempotency;
 mod jobs;
 mod listeners;
 mod logs;
+mod nodes;
 mod openapi;
 mod operation;
 mod page;

@@ -4,8 +4,8 @@
 use super::access::Access::{self, Grant, None as Public, Operate, Read};
 use super::operation::{Body, Operation};
 use super::{
-    LOGIN, audit_log, backup, bundle, doctor, events, grants, jobs, listeners, logs, plugins, runs, secrets, session,
-    simulate, system, timeline,
+    LOGIN, audit_log, backup, bundle, doctor, events, grants, jobs, listeners, logs, nodes, plugins, runs, secrets,
+    session, simulate, system, timeline,
 };
 use crate::sandbox::COMPONENT_BYTES_MAX;
 use axum::http::Method;
@@ -81,6 +81,8 @@ fn scheduler_and_daemon() -> Vec<Operation> {
         operation!(POST "/v1/triggers/preview" "preview_trigger", Read, system::preview, "What a trigger means, and when it fires"),
         operation!(POST "/v1/simulate" "simulate", Read, simulate::simulate, "What would run, as a stream of lines"),
         operation!(GET "/v1/status" "get_status", Read, system::status, "What runs where"),
+        operation!(GET "/v1/nodes" "list_nodes", Read, nodes::list, "The nodes that share the store"),
+        operation!(DELETE "/v1/nodes/{lease}" "evict_node", Operate, nodes::evict, "Take over from a node that is known to be dead"),
         operation!(GET "/v1/doctor" "doctor", Read, doctor::doctor, "What is wrong, and what keeps plugins in, each thing tried"),
         operation!(POST "/v1/scheduler/pause" "pause_scheduler", Operate, system::pause, "Fire nothing until it is resumed"),
         operation!(POST "/v1/scheduler/resume" "resume_scheduler", Operate, system::resume, "Fire again"),

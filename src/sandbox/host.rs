@@ -137,7 +137,7 @@ impl State {
                 attempt: setting.attempt,
                 deadline: setting.deadline().into(),
             },
-            http: client.map(|client| Http::new(client, &given, uses.clone())),
+            http: client.map(|client| Http::new(client, &given, uses.clone(), setting.fence())),
             http_ctx,
             draft: Draft::new(given.values.clone()),
             quotas,

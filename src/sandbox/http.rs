@@ -3,16 +3,19 @@
 //! are the guest's to follow, as requests of their own; no proxies, no decompression.
 
 mod body;
+mod leased;
 
 use super::connect::{Connect, ConnectError};
 use super::setting::{Given, Uses};
 use crate::grant::{Grants, HttpGrant, Pick, SecretName};
+use crate::lease::Lease;
 use crate::secret::Secret;
 use body::{Bounded, Masked, mask_headers};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
+use leased::Leased;
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
+/// Says that two requests are meant as one.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Requests of one run at one time; more wait.
 const REQUESTS_MAX: usize = 4;
 /// Requests of all runs of a process at one time; more wait.
@@ -48,11 +53,12 @@ pub struct Client {
     connect: Arc<dyn Connect>,
     tls: tokio_rustls::TlsConnector,
     requests: Arc<Semaphore>,
+    lease: Lease,
 }
 
 impl Client {
     /// A client that trusts what the machine trusts (`SSL_CERT_FILE` names other roots).
-    pub fn new(connect: Arc<dyn Connect>) -> Self {
+    pub fn new(connect: Arc<dyn Connect>, lease: Lease) -> Self {
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -61,7 +67,8 @@ impl Client {
             .unwrap_or_else(|error| unreachable!("the provider has the default versions: {error}"))
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Client { connect, tls: Arc::new(config).into(), requests: Arc::new(Semaphore::new(REQUESTS_OF_ALL_MAX)) }
+        let requests = Arc::new(Semaphore::new(REQUESTS_OF_ALL_MAX));
+        Client { connect, lease, tls: Arc::new(config).into(), requests }
     }
 }
 
@@ -72,6 +79,10 @@ pub struct Http {
     secrets: Vec<(SecretName, Secret)>,
     uses: Uses,
     requests: Arc<Semaphore>,
+    /// What tells this run from every other one at the same fire time, if several nodes could run it.
+    fence: Option<String>,
+    /// Requests that were made.
+    made: u64,
 }
 
 /// A request that may be sent, and how long it may take.
@@ -85,10 +96,10 @@ struct Allowed {
 }
 
 impl Http {
-    pub fn new(client: Arc<Client>, given: &Given, uses: Uses) -> Self {
+    pub fn new(client: Arc<Client>, given: &Given, uses: Uses, fence: Option<String>) -> Self {
         let secrets = given.secrets.iter().map(|(name, secret)| (name.clone(), secret.clone())).collect();
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Http { client, grants: given.grants.clone(), secrets, uses, requests }
+        Http { client, grants: given.grants.clone(), secrets, uses, requests, fence, made: 0 }
     }
 
     fn allow(&self, mut request: Request<WasiBody>, options: Option<RequestOptions>) -> Result<Allowed> {
@@ -124,6 +135,19 @@ impl Http {
             first_byte: options.first_byte_timeout.unwrap_or(TOTAL_MAX).clamp(WAIT_MIN, TOTAL_MAX),
             between_bytes: wait(options.between_bytes_timeout),
         })
+    }
+
+    /// Names the run in a request that changes something, so that whoever is asked can tell a node that
+    /// was thought dead from the one that took over: of one job and fire time, the greater epoch counts.
+    fn fenced(&mut self, mut request: Request<WasiBody>) -> Request<WasiBody> {
+        self.made += 1;
+        if let Some(fence) = self.fence.as_ref().filter(|_| !request.method().is_safe())
+            && !request.headers().contains_key(IDEMPOTENCY_KEY)
+            && let Ok(key) = HeaderValue::from_str(&format!("\"{fence}/{}\"", self.made))
+        {
+            request.headers_mut().insert(IDEMPOTENCY_KEY, key);
+        }
+        request
     }
 
     /// Puts secrets where the guest wrote `{{secret:NAME}}` in a header.
@@ -180,6 +204,7 @@ impl WasiHttpHooks for Http {
         options: Option<RequestOptions>,
         _processed: Box<dyn Future<Output = Result<()>> + Send>,
     ) -> Sent {
+        let request = self.fenced(request);
         let allowed = match self.allow(request, options) {
             Ok(allowed) => allowed,
             Err(error) => return Box::new(async { Err(error) }),
@@ -267,6 +292,7 @@ async fn open(client: &Client, uses: &Uses, grant: &HttpGrant, tls: bool) -> Res
         ConnectError::Unresolved => Error::DnsError { rcode: None, info_code: None },
         ConnectError::Refused => Error::ConnectionRefused,
     })?;
+    let stream = Leased::new(stream, client.lease.clone());
     if !tls {
         return Ok(Box::new(stream));
     }

@@ -33,6 +33,7 @@ pub use setting::{Given, Live, Setting};
 use self::http::Client;
 use crate::error::{Error, Result};
 use crate::grant::{Capability, Use};
+use crate::lease::Lease;
 use crate::plugin::{Function, Interface, Param};
 use crate::run::{ERROR_BYTES_MAX, Outcome, RunLogs, Usage, cut};
 use crate::values::ValueChanges;
@@ -48,7 +49,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, Linker, Type, Val};
-use wasmtime::{Engine, Store};
+use wasmtime::{CallHook, Engine, Store};
 
 /// Components kept loaded; the one unused for longest goes first.
 const LOADED_MAX: usize = 256;
@@ -67,12 +68,15 @@ pub struct SandboxOptions {
     pub lines: bool,
     /// Makes the connections of guests. Default from this process.
     pub connect: Arc<dyn Connect>,
+    /// Guests do nothing once it has run out. Default for ever.
+    pub lease: Lease,
 }
 
 impl Default for SandboxOptions {
     fn default() -> Self {
         let connect = Arc::new(Direct::default());
-        SandboxOptions { runs: 64, cache: None, compiler: Compiler::InProcess, lines: false, connect }
+        let (compiler, lease) = (Compiler::InProcess, Lease::forever());
+        SandboxOptions { runs: 64, cache: None, compiler, lines: false, connect, lease }
     }
 }
 
@@ -86,6 +90,7 @@ pub struct Sandbox {
     compiler: Compiler,
     client: OnceLock<Arc<Client>>,
     connect: Arc<dyn Connect>,
+    lease: Lease,
     shares: Shares,
     loaded: Mutex<Loaded>,
     from_cache: AtomicU64,
@@ -154,7 +159,7 @@ impl Sandbox {
     }
 
     pub fn with(options: SandboxOptions) -> Result<Self> {
-        let SandboxOptions { runs, cache, compiler, lines, connect } = options;
+        let SandboxOptions { runs, cache, compiler, lines, connect, lease } = options;
         let engine = engine::engine(runs, lines)?;
         let linkers = Linkers { engine: engine.clone(), made: Mutex::default() };
         linkers.with(&[]).map_err(|e| Error::host("cannot link the host's interfaces", e))?;
@@ -171,6 +176,7 @@ impl Sandbox {
             compiler,
             client: OnceLock::new(),
             connect,
+            lease,
             shares: Shares::default(),
             loaded: Mutex::default(),
             from_cache: AtomicU64::new(0),
@@ -276,7 +282,7 @@ impl Sandbox {
     }
 
     fn client(&self) -> Arc<Client> {
-        self.client.get_or_init(|| Arc::new(Client::new(self.connect.clone()))).clone()
+        self.client.get_or_init(|| Arc::new(Client::new(self.connect.clone(), self.lease.clone()))).clone()
     }
 
     /// Compiled code that is kept. Errors: the component is known to break the compiler.
@@ -336,6 +342,7 @@ impl Sandbox {
         // Its directories are looked at, and that may take its time.
         let made = tokio::select! {
             biased;
+            () = self.lease.ended() => return Ended::without_a_call(Outcome::Interrupted),
             () = cancel.cancelled() => return Ended::without_a_call(Outcome::Cancelled),
             made = tokio::time::timeout_at(until, self.state(setting, &call)) => made,
         };
@@ -352,10 +359,12 @@ impl Sandbox {
         // nor anything else runs while it waits in the host.
         let ended = tokio::select! {
             biased;
+            () = self.lease.ended() => None,
             () = cancel.cancelled() => None,
             ended = tokio::time::timeout_at(until, call.invoke(&mut store)) => Some(ended),
         };
         let outcome = match ended {
+            _ if !self.lease.holds() => Outcome::Interrupted,
             None => Outcome::Cancelled,
             Some(Err(_)) => timed_out(),
             Some(Ok(Ok(results))) => returned(&results),
@@ -393,6 +402,14 @@ impl Sandbox {
         store.fuel_async_yield_interval(Some(engine::YIELD_FUEL))?;
         store.set_hostcall_fuel(engine::TRANSFER_BYTES_MAX);
         store.set_max_component_handles(engine::HANDLES_MAX);
+        if !self.lease.is_forever() {
+            let lease = self.lease.clone();
+            // Whatever a guest does to the world is a call of the host.
+            store.call_hook(move |_, hook| match hook {
+                CallHook::CallingHost if !lease.holds() => Err(wasmtime::Error::msg("the lease has run out")),
+                _ => Ok(()),
+            });
+        }
         Ok(store)
     }
 }

@@ -19,6 +19,7 @@ pub struct Setting {
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub scheduled_time: DateTime<Utc>,
     pub attempt: u32,
+    pub epoch: Option<u64>,
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub started: DateTime<Utc>,
     pub limits: Limits,
@@ -73,6 +74,7 @@ impl Setting {
             run_id: run.id,
             scheduled_time: run.scheduled_time,
             attempt: run.attempt,
+            epoch: run.epoch,
             started,
             limits: job.limits,
             deterministic: job.deterministic,
@@ -84,6 +86,12 @@ impl Setting {
     #[must_use]
     pub fn given(self, given: Given) -> Self {
         Setting { given, ..self }
+    }
+
+    /// Job, fire time and epoch as one word, if the store is one that several nodes share.
+    pub fn fence(&self) -> Option<String> {
+        let fire_time = self.scheduled_time.timestamp_micros();
+        self.epoch.map(|epoch| format!("{}/{fire_time}/{epoch}", self.job_id))
     }
 
     /// When the run is ended as timed out.

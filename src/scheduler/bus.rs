@@ -55,8 +55,13 @@ impl Bus {
         Bus { sender: broadcast::Sender::new(EVENTS_MAX), listeners: Mutex::default(), last_id: AtomicU64::new(0) }
     }
 
+    /// Whether anybody listens.
+    pub fn is_heard(&self) -> bool {
+        self.sender.receiver_count() > 0
+    }
+
     pub fn publish(&self, events: Vec<Event>) {
-        if self.sender.receiver_count() > 0 {
+        if self.is_heard() {
             for event in events {
                 // Nobody listening is no error.
                 let _ = self.sender.send(Arc::new(event));

@@ -1,6 +1,7 @@
 //! The loop of one job store: gather what ended and what callers ask for, take a turn, tell the
 //! callers, publish the events, start what was claimed, sleep until something is due.
 
+use super::follow::follow;
 use super::observer::Observed;
 use super::{Phase, Shared};
 use crate::error::{Error, Result};
@@ -101,6 +102,14 @@ type Slots = BTreeMap<Alias, (Arc<dyn Executor>, Vec<OwnedSemaphorePermit>)>;
 impl Dispatcher {
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let shared = self.shared.clone();
+        let (publish, own) = mpsc::unbounded_channel();
+        let publish = match self.store.lease().is_forever() {
+            true => None,
+            false => {
+                tokio::spawn(follow(self.store.clone(), shared.clone(), own));
+                Some(publish)
+            }
+        };
         let (tell, mut news) = mpsc::unbounded_channel();
         let mut gathered = Gathered::default();
         let mut retry = RETRY_FIRST;
@@ -119,7 +128,7 @@ impl Dispatcher {
                 Phase::Paused => Claim::Manual,
                 Phase::Stopped => Claim::Nothing,
             };
-            let turned = match self.turn(now, claim, &mut gathered, &tell).await {
+            let turned = match self.turn(now, claim, &mut gathered, &tell, publish.as_ref()).await {
                 Ok(turned) => turned,
                 Err(error) => {
                     self.store_failed(now, &error);
@@ -156,6 +165,7 @@ impl Dispatcher {
                 () = tokio::time::sleep(STARVED_RETRY), if turned.starved && self.has_neighbours() => {}
                 _ = phase.changed() => {}
                 () = woken => {}
+                () = self.store.changed() => {}
                 () = self.stop.cancelled(), if !stopping => {}
             }
         }
@@ -188,6 +198,7 @@ impl Dispatcher {
         claim: Claim,
         gathered: &mut Gathered,
         tell: &mpsc::UnboundedSender<News>,
+        publish: Option<&mpsc::UnboundedSender<Vec<Event>>>,
     ) -> Result<Turned> {
         let Gathered { started, finished, requests } = std::mem::take(gathered);
         let (changes, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|r| (r.change, r.reply)).unzip();
@@ -229,7 +240,11 @@ impl Dispatcher {
                 events: &events,
             });
         }
-        self.shared.bus.publish(events);
+        match publish {
+            // In the order of all nodes.
+            Some(follower) => drop(follower.send(events)),
+            None => self.shared.bus.publish(events),
+        }
         for (reply, answer) in replies.into_iter().zip(turned.replies.drain(..)) {
             // A caller that went away does not undo the change.
             let _ = reply.send(answer);
@@ -278,13 +293,24 @@ impl Dispatcher {
         let cancel = self.cancel_all.child_token();
         let going = Going { alias: claimed.job.executor.clone(), executor: executor.clone(), cancel: cancel.clone() };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run, going);
-        let clock = self.shared.clock.clone();
+        let (clock, lease) = (self.shared.clock.clone(), self.store.lease());
         let news = tell.clone();
         // The dispatcher outlives its runs, so its ear is open.
         let began = Began::new(move |at| drop(news.send(News::Started(Started { run, at }))));
         tokio::spawn(async move {
-            let execute = AssertUnwindSafe(executor.execute(claimed, began, cancel));
-            let report = execute.catch_unwind().await.unwrap_or_else(|_| {
+            let execute = AssertUnwindSafe(executor.execute(claimed, began, cancel.clone())).catch_unwind();
+            tokio::pin!(execute);
+            let executed = tokio::select! {
+                biased;
+                // What it does from now on somebody else may be doing as well.
+                () = lease.ended() => {
+                    cancel.cancel();
+                    let interrupted = |report: Report| Report { outcome: Outcome::Interrupted, ..report };
+                    execute.await.map(interrupted)
+                }
+                executed = &mut execute => executed,
+            };
+            let report = executed.unwrap_or_else(|_| {
                 Report::not_started(clock.now(), Outcome::Internal { error: "the executor panicked".into() })
             });
             let Report { started, ended, outcome, usage, plugin_digest, logs, uses, values } = report;

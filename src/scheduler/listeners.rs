@@ -10,12 +10,14 @@ use crate::event::EventMask;
 use crate::invalid::Invalid;
 use crate::job::Alias;
 use crate::listener::{Listener, Progress};
-use crate::store::ListenerStore;
+use crate::store::{ListenerStore, Nodes};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Listeners of one scheduler.
 pub const LISTENERS_MAX: usize = 64;
@@ -23,6 +25,8 @@ pub const LISTENERS_MAX: usize = 64;
 const BATCH: usize = 256;
 /// How much telling may go without its progress being stored; a crash repeats it.
 const SAVE_EVERY: TimeDelta = TimeDelta::seconds(1);
+/// How often a node looks whether it is the one that tells, and what there is to tell of.
+const LEAD_EVERY: Duration = Duration::from_secs(1);
 
 /// The stored listeners of a scheduler, told of the events of its default store.
 #[derive(Clone)]
@@ -32,7 +36,10 @@ struct Inner {
     scheduler: Scheduler,
     store: Arc<dyn ListenerStore>,
     delivery: Arc<dyn Delivery>,
+    /// The nodes that share the store: one of them tells.
+    nodes: Option<Arc<dyn Nodes>>,
     entries: Mutex<Option<BTreeMap<Alias, Entry>>>,
+    leading: Mutex<Option<AbortOnDropHandle<()>>>,
     /// One change at a time, so that no listener is told by two.
     changes: tokio::sync::Mutex<()>,
 }
@@ -52,18 +59,70 @@ impl Entry {
 }
 
 impl Listeners {
-    pub fn new(scheduler: Scheduler, store: Arc<dyn ListenerStore>, delivery: Arc<dyn Delivery>) -> Self {
+    /// `nodes`, if other processes share the store.
+    pub fn new(
+        scheduler: Scheduler,
+        store: Arc<dyn ListenerStore>,
+        delivery: Arc<dyn Delivery>,
+        nodes: Option<Arc<dyn Nodes>>,
+    ) -> Self {
         Listeners(Arc::new(Inner {
             scheduler,
             store,
             delivery,
+            nodes,
             entries: Mutex::new(None),
+            leading: Mutex::new(None),
             changes: Default::default(),
         }))
     }
 
-    /// Begins to tell. Before this, listeners can be added and looked at.
+    /// Begins to tell, or to wait for its turn to tell. Before this, listeners can be added and looked at.
     pub async fn start(&self) -> Result<()> {
+        let Some(nodes) = self.0.nodes.clone() else { return self.begin_all().await };
+        let listeners = self.clone();
+        let lead = async move {
+            loop {
+                listeners.follow(&*nodes).await;
+                tokio::time::sleep(LEAD_EVERY).await;
+            }
+        };
+        *lock(&self.0.leading) = Some(AbortOnDropHandle::new(tokio::spawn(lead)));
+        Ok(())
+    }
+
+    /// Tells if this node is the one that does, what is stored by now; stops telling if it is not.
+    async fn follow(&self, nodes: &dyn Nodes) {
+        let leads = nodes.leads().await.unwrap_or(false);
+        let _change = self.0.changes.lock().await;
+        let telling = lock(&self.0.entries).is_some();
+        if !leads {
+            if telling {
+                self.end_all().await;
+            }
+            return;
+        }
+        if !telling {
+            *lock(&self.0.entries) = Some(BTreeMap::new());
+        }
+        let Ok(stored) = self.list_stored().await else { return };
+        let known = |name: &Alias| lock(&self.0.entries).as_ref()?.get(name).map(|entry| entry.listener.clone());
+        let told: Vec<Alias> = lock(&self.0.entries).iter().flatten().map(|(name, _)| name.clone()).collect();
+        for name in told.iter().filter(|name| !stored.iter().any(|(listener, _)| listener.name == **name)) {
+            self.silence(name).await;
+        }
+        for (listener, progress) in stored {
+            if known(&listener.name).is_none_or(|known| *known != listener) {
+                self.silence(&listener.name).await;
+                let entry = self.spawn(listener, progress);
+                if let Some(entries) = lock(&self.0.entries).as_mut() {
+                    entries.insert(entry.listener.name.clone(), entry);
+                }
+            }
+        }
+    }
+
+    async fn begin_all(&self) -> Result<()> {
         let stored = self.0.store.list_listeners().await?;
         let entries = stored.into_iter().map(|(listener, progress)| {
             let entry = self.spawn(listener, progress);
@@ -75,7 +134,12 @@ impl Listeners {
 
     /// Stops telling, and stores how far each listener is.
     pub async fn stop(&self) {
+        drop(lock(&self.0.leading).take());
         let _change = self.0.changes.lock().await;
+        self.end_all().await;
+    }
+
+    async fn end_all(&self) {
         let entries = lock(&self.0.entries).take().unwrap_or_default();
         for entry in entries.into_values() {
             entry.end().await;
@@ -320,8 +384,10 @@ impl Teller {
         if self.saved.1 == self.progress {
             return;
         }
-        match self.store.put_listener(&self.listener, &self.progress).await {
-            Ok(()) => self.saved = (self.scheduler.clock().now(), self.progress.clone()),
+        match self.store.put_progress(&self.listener, &self.progress).await {
+            // Another node changed it, and whoever tells finds out.
+            Ok(false) => {}
+            Ok(true) => self.saved = (self.scheduler.clock().now(), self.progress.clone()),
             Err(error) => {
                 let error = error.chain();
                 tracing::warn!(listener = %self.listener.name, error, "cannot store how far a listener is");

@@ -7,6 +7,7 @@ mod background;
 mod builder;
 mod bus;
 mod dispatch;
+mod follow;
 mod jobs;
 mod listeners;
 mod observer;

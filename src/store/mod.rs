@@ -11,12 +11,12 @@ mod shared;
 mod sled;
 mod table;
 
-pub use self::sled::{OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
+pub use self::sled::{HomeLock, OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
 pub(crate) use table::Table;
 
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
-pub use shared::SharedOptions;
+pub use shared::{Database, SharedOptions, SharedStore};
 
 pub use memory::{MemoryListenerStore, MemoryPluginStore, MemorySecretStore, MemoryStore};
 
@@ -25,6 +25,7 @@ use crate::event::Event;
 use crate::func::{FuncRef, PluginName};
 use crate::grant::{Capability, Grants, SecretName, Use};
 use crate::job::{Alias, Arguments, Job, JobId, JobState, Question, Status};
+use crate::lease::Lease;
 use crate::listener::{Listener, Progress};
 use crate::plugin::Plugin;
 use crate::run::{Outcome, OutcomeKind, Run, RunId, RunLogs, Usage};
@@ -414,6 +415,16 @@ pub trait JobStore: Send + Sync {
 
     async fn counts(&self) -> Result<Counts>;
 
+    /// The number of the last event.
+    async fn last_event(&self) -> Result<u64> {
+        Ok(self.counts().await?.last_event)
+    }
+
+    /// Until when this process may act on what it has claimed.
+    fn lease(&self) -> Lease {
+        Lease::forever()
+    }
+
     /// Waits until another process may have changed something: a hint that a turn is due. For ever, if
     /// none has the store.
     async fn changed(&self) {
@@ -454,6 +465,37 @@ pub trait PluginStore: Send + Sync {
             reason: format!("component {digest} is missing or damaged (register it again)"),
         })
     }
+}
+
+/// A node of a shared store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Node {
+    /// The number of its lease.
+    pub lease: u64,
+    pub name: String,
+    /// The executors that it has, each with the tag that it serves, if any.
+    pub lanes: Vec<String>,
+    /// Seconds that its lease still holds; absent once it has run out and its runs are being taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<f64>,
+    /// It claims what is due; where only one node may, the others stand by.
+    pub claims: bool,
+    /// It is the one that was asked.
+    pub own: bool,
+}
+
+/// The processes that share a store.
+#[async_trait]
+pub trait Nodes: Send + Sync {
+    /// Those whose lease holds, or whose runs nobody has taken over.
+    async fn list_nodes(&self) -> Result<Vec<Node>>;
+
+    /// Ends the lease of a node that is known to be dead before its time, so that what it ran is taken over
+    /// now. A node that lives is interrupted. Errors: `NodeNotFound`.
+    async fn evict_node(&self, lease: u64) -> Result<()>;
+
+    /// Whether this node is the one that does what only one should: telling listeners.
+    async fn leads(&self) -> Result<bool>;
 }
 
 /// A store that can be copied while it works.
@@ -500,6 +542,11 @@ pub trait ListenerStore: Send + Sync {
 
     /// All of them, by name.
     async fn list_listeners(&self) -> Result<Vec<(Listener, Progress)>>;
+
+    /// Stores how far a listener is. False, and nothing is stored, if it was changed or removed meanwhile.
+    async fn put_progress(&self, listener: &Listener, progress: &Progress) -> Result<bool> {
+        self.put_listener(listener, progress).await.map(|()| true)
+    }
 
     /// False if there was none.
     async fn remove_listener(&self, name: &Alias) -> Result<bool>;

@@ -264,6 +264,7 @@ impl Bench {
             compiler: Compiler::child(PROGRAM.into()),
             lines: wall == Wall::Process,
             connect: connect.clone(),
+            lease: Default::default(),
         });
         let sandbox = Arc::new(sandbox.unwrap());
         let host = PluginHost::new(sandbox.clone(), plugins.clone(), secrets.clone(), clock.clone());
@@ -276,7 +277,13 @@ impl Bench {
                 executor
             }
             Wall::Process => {
-                let options = PoolOptions { program: PROGRAM.into(), workers: 16, strict: false, connect };
+                let options = PoolOptions {
+                    program: PROGRAM.into(),
+                    workers: 16,
+                    strict: false,
+                    connect,
+                    lease: Default::default(),
+                };
                 Arc::new(ProcessExecutor::new(host, 64, options).unwrap())
             }
         };

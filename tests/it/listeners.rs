@@ -71,7 +71,7 @@ async fn listeners(bench: &Bench, store: Arc<dyn ListenerStore>) -> (Listeners, 
     let host = PluginHost::new(sandbox.clone(), plugins.clone(), secrets, clock.clone());
     let executor = Arc::new(AsyncExecutor::new(host, &AsyncOptions { slots: 2, threads: 1 }).unwrap());
     let outbound = Outbound::new(executor, clock.clone(), "node".into()).unwrap();
-    let listeners = Listeners::new(bench.scheduler.clone(), store, Arc::new(outbound));
+    let listeners = Listeners::new(bench.scheduler.clone(), store, Arc::new(outbound), None);
     listeners.start().await.unwrap();
     (listeners, Registry::new(sandbox, plugins, clock))
 }

@@ -2,7 +2,7 @@
 
 use crate::steps::retention;
 use chrono::{DateTime, Utc};
-use sandclock::store::{JobStore, PostgresStore, SharedOptions, SledOptions};
+use sandclock::store::{JobStore, Nodes, PostgresStore, SharedOptions, SledOptions};
 use sandclock::*;
 
 /// A store that can die.
@@ -69,7 +69,9 @@ impl Other for OnPostgres {
     fn crash(&mut self, runtime: &tokio::runtime::Runtime, _: DateTime<Utc>) {
         runtime.block_on(async {
             self.store = Self::open(&self.url).await;
-            self.store.evict_others().await.expect("the dead one is known to be dead");
+            for node in self.store.list_nodes().await.expect("nodes").iter().filter(|node| !node.own) {
+                self.store.evict_node(node.lease).await.expect("the dead one is known to be dead");
+            }
         });
     }
 }

@@ -8,6 +8,7 @@ use crate::executor::host::PAUSES_BEFORE_A_LOOK;
 use crate::grant::{Capability, Grants};
 use crate::jail::{self, GrantedDir, Layer, Rules};
 use crate::job::Job;
+use crate::lease::Lease;
 use crate::run::Outcome;
 use crate::sandbox::{Ended, Live, Plugin, Sandbox, SandboxOptions};
 use crate::trigger::Trigger;
@@ -36,8 +37,9 @@ pub fn worker(parent: u32) -> io::Result<()> {
     jail::before(parent, &[])?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let broker = io::stdout().as_fd().try_clone_to_owned()?;
+    let lease = io::stderr().as_fd().try_clone_to_owned()?;
     let hello: Hello = read_first(&mut socket)?;
-    let begun = begin(&hello, &mut socket, broker);
+    let begun = begin(&hello, &mut socket, broker, lease);
     let told = begun.as_ref().map(|_| ()).map_err(Error::chain);
     socket.write_all(&wire::encode(&FromWorker::Ready(told))?)?;
     let (sandbox, plugin) = begun.map_err(io::Error::other)?;
@@ -64,7 +66,12 @@ fn read_first(socket: &mut UnixStream) -> io::Result<Hello> {
 
 /// Loads the code, then locks the process: from then on no code can be loaded.
 #[expect(unsafe_code, reason = "loading native code that the daemon has verified")]
-fn begin(hello: &Hello, socket: &mut UnixStream, broker: OwnedFd) -> Result<(Sandbox, Arc<Plugin>), Error> {
+fn begin(
+    hello: &Hello,
+    socket: &mut UnixStream,
+    broker: OwnedFd,
+    lease: OwnedFd,
+) -> Result<(Sandbox, Arc<Plugin>), Error> {
     let failed = |e: io::Error| Error::host("the code did not arrive", e);
     let mut code = vec![0; usize::try_from(hello.code).unwrap_or(0)];
     socket.read_exact(&mut code).map_err(failed)?;
@@ -72,6 +79,10 @@ fn begin(hello: &Hello, socket: &mut UnixStream, broker: OwnedFd) -> Result<(San
         runs: hello.runs,
         lines: true,
         connect: Arc::new(Brokered::new(broker)),
+        lease: match hello.leased {
+            true => Lease::of(lease).map_err(|e| Error::host("the lease cannot be read", e))?,
+            false => Lease::forever(),
+        },
         ..SandboxOptions::default()
     };
     let sandbox = Sandbox::with(options)?;

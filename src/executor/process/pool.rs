@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::executor::PluginHost;
 use crate::grant::{Capability, Grants};
 use crate::jail;
+use crate::lease::Lease;
 use crate::sandbox::connect::Connect;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::HashMap;
@@ -52,6 +53,8 @@ pub struct PoolOptions {
     pub strict: bool,
     /// Makes the connections that guests are granted.
     pub connect: Arc<dyn Connect>,
+    /// Guests do nothing once it has run out.
+    pub lease: Lease,
 }
 
 pub struct Pool {
@@ -200,6 +203,7 @@ impl Pool {
             runs: CALLS_MAX,
             memory: CALLS_MEMORY_MAX.max(wanted.memory) + OWN_MEMORY,
             strict: self.options.strict,
+            leased: !self.options.lease.is_forever(),
         };
         let begin = async {
             socket.write_all(&wire::encode(&hello)?).await?;
@@ -251,7 +255,10 @@ impl Pool {
         for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
             command.envs(std::env::var_os(name).filter(|_| network).map(|value| (name, value)));
         }
-        command.stdin(Stdio::from(theirs)).stderr(Stdio::null());
+        command.stdin(Stdio::from(theirs)).stderr(match self.options.lease.file() {
+            Some(file) => Stdio::from(file?),
+            None => Stdio::null(),
+        });
         let broker = if network {
             let (ours, theirs) = pair(SocketType::SEQPACKET)?;
             command.stdout(Stdio::from(theirs));

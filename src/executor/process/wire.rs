@@ -36,6 +36,8 @@ pub struct Hello {
     pub memory: u64,
     /// A layer of its jail that is missing is a reason not to begin.
     pub strict: bool,
+    /// Its standard error is the file of the daemon's lease.
+    pub leased: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -174,6 +176,7 @@ mod tests {
                 run_id: RunId(ulid::Ulid::from_parts(1, 2)),
                 scheduled_time: DateTime::from_timestamp_micros(1_234_567).unwrap(),
                 attempt: 3,
+                epoch: None,
                 started: DateTime::from_timestamp_micros(7_654_321).unwrap(),
                 limits: Limits { timeout: std::time::Duration::from_millis(1500), ..Limits::default() },
                 deterministic: true,

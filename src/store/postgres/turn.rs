@@ -231,6 +231,7 @@ impl Postgres {
         let epoch = last[1].first().ok_or_else(closed_connection)?;
         loaded.epoch = epoch.get::<_, i64>(0) as u64;
         loaded.catalog = epoch.get::<_, i64>(1) as u64;
+        loaded.orphans = orphans.into_iter().map(|(lane, _)| lane).collect();
         loaded.jobs = jobs.into_values().collect();
         Ok(Load::Loaded(session, loaded))
     }

@@ -185,6 +185,8 @@ pub struct Loaded {
     pub next_manual: Option<i64>,
     /// Greater than in every turn before that locked one of these jobs.
     pub epoch: u64,
+    /// Lines that no node serves, if orphans were wanted.
+    pub orphans: Vec<String>,
     /// Whether this node may claim.
     pub may_claim: bool,
     pub catalog: u64,

@@ -2,7 +2,7 @@
 
 use super::clock::DatabaseClock;
 use super::database::{Database, LeftBehind, NodeRow};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lease::{Lease, boottime};
 use crate::run::RunId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,19 +39,20 @@ pub struct Keeper<D> {
 }
 
 impl<D: Database> Keeper<D> {
-    pub fn new(database: Arc<D>, node: NodeRow, ttl: Duration) -> Self {
-        Keeper {
+    pub fn new(database: Arc<D>, node: NodeRow, ttl: Duration) -> Result<Self> {
+        let trust = Lease::lapsed().map_err(|e| Error::host("cannot make a lease", e))?;
+        Ok(Keeper {
             database,
             ttl,
             node: Mutex::new(node),
             lease: AtomicU64::new(0),
             may_claim: AtomicBool::new(false),
-            trust: Lease::lapsed(),
+            trust,
             clock: DatabaseClock::default(),
             changed: Notify::new(),
             dead: Mutex::default(),
             cancel: Mutex::default(),
-        }
+        })
     }
 
     /// The lease that holds, a new one if need be.

@@ -18,7 +18,8 @@ use lease::{Keeper, lock};
 
 use super::record::{StoredEvent, as_of, decode_job};
 use super::{
-    Counts, JobEntry, JobFilter, JobStore, List, PAGE_MAX, Page, Retention, RunFilter, Turn, Turned, closed, row,
+    Counts, JobEntry, JobFilter, JobStore, List, Node, Nodes, PAGE_MAX, Page, Retention, RunFilter, Turn, Turned,
+    closed, row,
 };
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -127,7 +128,7 @@ impl<D: Database> SharedStore<D> {
     pub async fn open(database: D, options: SharedOptions) -> Result<Self> {
         let database = Arc::new(database);
         let node = NodeRow { name: options.node.clone(), lanes: Vec::new() };
-        let keeper = Arc::new(Keeper::new(database.clone(), node, options.lease));
+        let keeper = Arc::new(Keeper::new(database.clone(), node, options.lease)?);
         keeper.lease().await?;
         keeper.watch().await?;
         let plugins = Plugins::load(&*database).await?;
@@ -158,32 +159,6 @@ impl<D: Database> SharedStore<D> {
     /// The database's time, for the scheduler of this node.
     pub fn clock(&self) -> DatabaseClock {
         self.keeper.clock.clone()
-    }
-
-    /// Until when this node may act.
-    pub fn lease(&self) -> Lease {
-        self.keeper.trust.clone()
-    }
-
-    /// The nodes that share the database.
-    pub async fn nodes(&self) -> Result<Vec<NodeState>> {
-        self.open_database()?.nodes().await
-    }
-
-    /// Ends the lease of a node that is known to be dead before its time, so that what it ran is taken
-    /// over now. A node that lives is interrupted by this.
-    pub async fn evict(&self, lease: u64) -> Result<()> {
-        self.open_database()?.evict(lease).await?;
-        self.keeper.watch().await
-    }
-
-    /// The same for all other nodes.
-    pub async fn evict_others(&self) -> Result<()> {
-        let own = self.keeper.lease().await?;
-        for node in self.nodes().await?.iter().filter(|node| node.lease != own) {
-            self.evict(node.lease).await?;
-        }
-        Ok(())
     }
 
     fn open_database(&self) -> Result<&D> {
@@ -395,6 +370,14 @@ impl<D: Database> JobStore for SharedStore<D> {
         Err(Error::StoreFailed { what, source: None })
     }
 
+    fn lease(&self) -> Lease {
+        self.keeper.trust.clone()
+    }
+
+    async fn last_event(&self) -> Result<u64> {
+        self.open_database()?.last_event().await
+    }
+
     async fn changed(&self) {
         tokio::select! {
             () = self.keeper.changed.notified() => {}
@@ -545,6 +528,39 @@ impl<D: Database> JobStore for SharedStore<D> {
         let left = self.keeper.leave().await;
         self.database.close().await;
         left
+    }
+}
+
+#[async_trait]
+impl<D: Database> Nodes for SharedStore<D> {
+    async fn list_nodes(&self) -> Result<Vec<Node>> {
+        let own = self.keeper.lease().await?;
+        let nodes = self.open_database()?.nodes().await?;
+        Ok(nodes
+            .into_iter()
+            .map(|node| Node {
+                lease: node.lease,
+                name: node.row.name,
+                lanes: node.row.lanes,
+                left: node.left.map(|left| left.as_secs_f64()),
+                claims: node.claims && node.left.is_some(),
+                own: node.lease == own,
+            })
+            .collect())
+    }
+
+    async fn evict_node(&self, lease: u64) -> Result<()> {
+        let database = self.open_database()?;
+        if !database.nodes().await?.iter().any(|node| node.lease == lease) {
+            return Err(Error::NodeNotFound(lease));
+        }
+        database.evict(lease).await?;
+        self.keeper.watch().await
+    }
+
+    async fn leads(&self) -> Result<bool> {
+        let nodes = self.list_nodes().await?;
+        Ok(self.keeper.trust.holds() && nodes.iter().find(|node| node.left.is_some()).is_some_and(|first| first.own))
     }
 }
 

@@ -157,6 +157,15 @@ impl<D: Database> ListenerStore for SharedStore<D> {
         self.open_database()?.put_record(Kind::Listener, listener.name.as_str(), &bytes).await
     }
 
+    async fn put_progress(&self, listener: &Listener, progress: &Progress) -> Result<bool> {
+        let stored = self.open_database()?.record(Kind::Listener, listener.name.as_str()).await?;
+        let stored = stored.and_then(|bytes| serde_json::from_slice::<StoredListener>(&bytes).ok());
+        if stored.is_none_or(|stored| stored.listener != *listener) {
+            return Ok(false);
+        }
+        self.put_listener(listener, progress).await.map(|()| true)
+    }
+
     async fn list_listeners(&self) -> Result<Vec<(Listener, Progress)>> {
         let records = self.open_database()?.records(Kind::Listener).await?;
         let decode = |(name, bytes): (String, Vec<u8>)| {

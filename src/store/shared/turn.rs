@@ -169,7 +169,8 @@ impl Taken<'_> {
             .filter_map(|(run, bytes)| Some((*run, Arc::new(serde_json::from_slice(bytes).ok()?))))
             .collect();
         loaded.jobs.sort_by(|a, b| (a.line, a.ticket, &a.id).cmp(&(b.line, b.ticket, &b.id)));
-        let mut table = Table::working(alias.clone(), node.clone(), last_id, epoch);
+        let lacking = loaded.orphans.iter().filter_map(|lane| lane.parse().ok()).collect();
+        let mut table = Table::working(alias.clone(), node.clone(), last_id, epoch, lacking);
         let mut before: BTreeMap<JobId, (JobRow, JobState)> = BTreeMap::new();
         for mut row in std::mem::take(&mut loaded.jobs) {
             let (mut state, standing) =

@@ -21,7 +21,7 @@ mod history;
 mod ports;
 mod values;
 
-pub use disk::OPENER as OPENER_THREAD;
+pub use disk::{DirLock as HomeLock, OPENER as OPENER_THREAD};
 pub use export::{Recovered, recover};
 
 use super::record::{as_of, decode_job, encode_job};

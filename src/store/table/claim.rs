@@ -42,7 +42,9 @@ impl Table {
         // Another one begins each time: a flooded one would use up every turn.
         let first = now.timestamp_millis().unsigned_abs() as usize % executors.len().max(1);
         executors.rotate_left(first);
-        executors.extend(self.queues.executors().into_iter().filter(|alias| !slots.contains_key(alias)));
+        let lacks = |alias: &Alias| self.lacking.as_ref().is_none_or(|lacking| lacking.contains(alias));
+        executors
+            .extend(self.queues.executors().into_iter().filter(|alias| !slots.contains_key(alias) && lacks(alias)));
         for alias in executors {
             let priority = |id: &JobId| self.jobs.urgency(id, now);
             for (id, place) in self.queues.advance(&alias, now, priority) {

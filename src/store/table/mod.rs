@@ -71,6 +71,8 @@ pub struct Table {
     last_id: Ulid,
     /// What fences the runs that are claimed from now on, in a store that several nodes share.
     epoch: Option<u64>,
+    /// Executors that no node has; `None` where there is one node, so that what it lacks nobody has.
+    lacking: Option<BTreeSet<Alias>>,
     /// The time of the turn under way.
     now: DateTime<Utc>,
     /// When the watchdog last looked, if there is one.
@@ -99,6 +101,7 @@ impl Table {
             last_seq: 0,
             last_id: Ulid::from_parts(0, entropy),
             epoch: None,
+            lacking: None,
             now: DateTime::<Utc>::MIN_UTC,
             watched: Some(DateTime::<Utc>::MIN_UTC),
             watch_after: None,
@@ -218,7 +221,8 @@ impl Table {
                 self.ask(&mut turned);
                 self.claim_due(now, &mut slots, &mut turned);
                 let executors = self.queues.executors();
-                let free = executors.iter().filter(|alias| slots.get(*alias) != Some(&0));
+                let here = |alias: &&Alias| self.lacking.is_none() || slots.contains_key(*alias);
+                let free = executors.iter().filter(here).filter(|alias| slots.get(*alias) != Some(&0));
                 let wake = self.wakes.first().map(|(at, _)| *at);
                 turned.next_due = free.filter_map(|alias| self.queues.next_due(alias, now)).chain(wake).min();
                 turned.starved |= executors

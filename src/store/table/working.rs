@@ -6,6 +6,7 @@ use crate::job::{Alias, Job, JobId, JobState};
 use crate::run::Run;
 use chrono::{DateTime, Utc};
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use ulid::Ulid;
 
@@ -31,12 +32,12 @@ pub struct Position {
 
 impl Table {
     /// An empty table for one turn. `last_id` is the greatest run id so far; `epoch` grows from turn to
-    /// turn.
-    pub fn working(alias: Alias, node: Arc<str>, last_id: Ulid, epoch: u64) -> Self {
+    /// turn; `lacking` are the executors that no node has.
+    pub fn working(alias: Alias, node: Arc<str>, last_id: Ulid, epoch: u64, lacking: BTreeSet<Alias>) -> Self {
         let mut table = Table::new(alias, String::new(), 0).unwatched();
         table.node = node;
         table.queues = Queues::numbered_from(epoch.saturating_mul(TICKETS));
-        (table.last_id, table.epoch) = (last_id, Some(epoch));
+        (table.last_id, table.epoch, table.lacking) = (last_id, Some(epoch), Some(lacking));
         table
     }
 

@@ -1,17 +1,21 @@
 //! Where the parts are put together: the one place that knows concrete stores and executors.
 
+mod store;
+
+pub use store::check_url;
+
 use crate::child::THIS_PROGRAM;
-use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::executor::{
     ASIDES_MAX, AsyncExecutor, AsyncOptions, Executor, PluginHost, PoolOptions, ProcessExecutor, ThreadPoolExecutor,
 };
 use crate::job::Alias;
+use crate::lease::Lease;
 use crate::observe::Metrics;
 use crate::outbound::{CALLS_MAX, Outbound};
 use crate::sandbox::{Compiler, Registry, Sandbox, SandboxOptions, connect::Direct};
 use crate::scheduler::{Drain, Listeners, Scheduler};
-use crate::store::{Backup, Counts, ListenerStore, MemoryStore, PluginStore, SecretStore, SledOptions, SledStore};
+use crate::store::{Backup, Counts, HomeLock, MemoryStore, Nodes, SecretStore};
 use chrono::{DateTime, Utc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,8 +38,11 @@ pub struct App {
     pub execs: Arc<Semaphore>,
     pub simulations: Arc<Semaphore>,
     pub wall: Wall,
-    /// Copies the default store while it works.
-    pub backup: Arc<dyn Backup>,
+    /// Copies the default store while it works, if it is in the home.
+    pub backup: Option<Arc<dyn Backup>>,
+    /// The processes that share the default store, if it is one that is shared.
+    pub nodes: Option<Arc<dyn Nodes>>,
+    _lock: Option<Arc<HomeLock>>,
     pub metrics: Arc<Metrics>,
     /// When it was opened.
     pub started: DateTime<Utc>,
@@ -51,6 +58,8 @@ pub const EXECS_MAX: usize = 8;
 #[derive(Debug, Clone)]
 pub struct AppOptions {
     pub home: PathBuf,
+    /// The URL of the default store; the home's own, if there is none.
+    pub store: Option<String>,
     /// Runs at one time.
     pub slots: usize,
     pub wall: Wall,
@@ -82,43 +91,39 @@ pub fn socket_path(home: &Path) -> PathBuf {
 impl App {
     /// Opens the store, starts the engine, and puts a stopped scheduler over them.
     pub async fn open(options: AppOptions) -> Result<Self> {
-        let AppOptions { home, slots, wall } = options;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let AppOptions { home, store: url, slots, wall } = options;
         let node = format!("{}-{}", host_name(), std::process::id());
-        let opening = {
-            let (home, node, now) = (home.clone(), node.clone(), clock.now());
-            move || -> Result<(SledStore, Sandbox)> {
-                let store = SledStore::open(&home, SledOptions { node, ..SledOptions::default() }, now)?;
+        let opened = store::open(url.as_deref(), &home, &node).await?;
+        let store::Opened { jobs, plugins, secrets, listeners, clock, lease, backup, nodes, lock } = opened;
+        let making = {
+            let (home, lease) = (home.clone(), lease.clone());
+            move || {
                 let inside = slots + ThreadPoolExecutor::SLOTS + EXECS_MAX + ASIDES_MAX + CALLS_MAX;
-                let sandbox = Sandbox::with(SandboxOptions {
+                Sandbox::with(SandboxOptions {
                     runs: if wall == Wall::None { inside } else { 1 },
                     cache: Some(home.join("cache")),
                     compiler: Compiler::child(THIS_PROGRAM.into()),
                     lines: wall != Wall::None,
+                    lease,
                     ..SandboxOptions::default()
-                })?;
-                Ok((store, sandbox))
+                })
             }
         };
-        let opened = tokio::task::spawn_blocking(opening).await.map_err(|e| Error::host("opening broke off", e))?;
-        let (store, sandbox) = opened?;
-        let (store, sandbox) = (Arc::new(store), Arc::new(sandbox));
-        let (backup, started): (Arc<dyn Backup>, _) = (store.clone(), clock.now());
-        let plugins: Arc<dyn PluginStore> = store.clone();
-        let secrets: Arc<dyn SecretStore> = store.clone();
+        let made = tokio::task::spawn_blocking(making).await.map_err(|e| Error::host("opening broke off", e))?;
+        let sandbox = Arc::new(made?);
+        let started = clock.now();
         let runner = PluginHost::new(sandbox.clone(), plugins.clone(), secrets.clone(), clock.clone());
-        let (executor, threads) = executors(runner, slots, wall)?;
+        let (executor, threads) = executors(runner, slots, wall, lease)?;
         let outbound = Outbound::new(executor.clone(), clock.clone(), node.clone())?;
         let scheduler = Scheduler::new(clock.clone());
         scheduler.add_executor(Alias::default(), executor.clone()).await?;
         scheduler.add_executor("threadpool".parse()?, threads).await?;
-        let listeners: Arc<dyn ListenerStore> = store.clone();
-        scheduler.add_jobstore(Alias::default(), store).await?;
+        scheduler.add_jobstore(Alias::default(), jobs).await?;
         // For jobs that need not outlive the process.
         let memory: Alias = "memory".parse()?;
         scheduler.add_jobstore(memory.clone(), Arc::new(MemoryStore::new(memory, node.clone()))).await?;
         let registry = Registry::new(sandbox, plugins, clock).protecting(&home);
-        let listeners = Listeners::new(scheduler.clone(), listeners, Arc::new(outbound));
+        let listeners = Listeners::new(scheduler.clone(), listeners, Arc::new(outbound), nodes.clone());
         Ok(App {
             scheduler,
             registry,
@@ -131,6 +136,8 @@ impl App {
             simulations: Arc::new(Semaphore::new(1)),
             wall,
             backup,
+            nodes,
+            _lock: lock,
             metrics: Arc::default(),
             started,
         })
@@ -151,14 +158,20 @@ impl App {
 
 /// The executors `default` and `threadpool`. Behind a wall, both are worker processes, each with slots
 /// of its own.
-fn executors(plugins: PluginHost, slots: usize, wall: Wall) -> Result<(Arc<dyn Executor>, Arc<dyn Executor>)> {
+fn executors(
+    plugins: PluginHost,
+    slots: usize,
+    wall: Wall,
+    lease: Lease,
+) -> Result<(Arc<dyn Executor>, Arc<dyn Executor>)> {
     let Wall::Process { strict } = wall else {
         let options = AsyncOptions { slots, ..AsyncOptions::default() };
         let threads = ThreadPoolExecutor::new(plugins.clone(), ThreadPoolExecutor::SLOTS)?;
         return Ok((Arc::new(AsyncExecutor::new(plugins, &options)?), Arc::new(threads)));
     };
     let workers = slots + ThreadPoolExecutor::SLOTS + EXECS_MAX + ASIDES_MAX + CALLS_MAX;
-    let options = PoolOptions { program: THIS_PROGRAM.into(), workers, strict, connect: Arc::new(Direct::default()) };
+    let connect = Arc::new(Direct::default());
+    let options = PoolOptions { program: THIS_PROGRAM.into(), workers, strict, connect, lease };
     let executor = ProcessExecutor::new(plugins, slots, options)?;
     let threads = executor.with_slots(ThreadPoolExecutor::SLOTS);
     Ok((Arc::new(executor), Arc::new(threads)))

@@ -1,0 +1,48 @@
+//! `sandclock node`: the nodes that share a store.
+
+use super::Done;
+use super::client::Client;
+use super::output::{Output, table};
+use crate::store::{List, Node};
+use clap::Subcommand;
+use serde_json::Value;
+use std::process::ExitCode;
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes that share the store.
+    List,
+    /// Take over from a node that is known to be dead, without waiting for its lease to run out.
+    Remove {
+        /// The number of its lease, which `node list` shows.
+        #[arg(value_name = "LEASE")]
+        lease: u64,
+    },
+}
+
+pub async fn run(command: NodeCommand, client: &Client, output: Output) -> Done {
+    match command {
+        NodeCommand::List => {
+            let nodes: List<Node> = client.get("/v1/nodes").await?;
+            output.show(&nodes, || match nodes.items.is_empty() {
+                true => println!("the store is in the home, so there is one node (`--store` names a database)"),
+                false => println!("{}", table(&["lease", "node", "executors", "holds for", ""], rows(&nodes))),
+            });
+        }
+        NodeCommand::Remove { lease } => {
+            client.delete(&format!("/v1/nodes/{lease}")).await?;
+            output.show(&Value::Null, || println!("what the node with lease {lease} ran is taken over"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(nodes: &List<Node>) -> Vec<Vec<String>> {
+    let row = |node: &Node| {
+        let holds = node.left.map_or("run out".to_owned(), |left| format!("{left:.0}s"));
+        let notes = [(node.own, "this one"), (!node.claims && node.left.is_some(), "stands by")];
+        let notes: Vec<&str> = notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note).collect();
+        vec![node.lease.to_string(), node.name.clone(), node.lanes.join(" "), holds, notes.join(", ")]
+    };
+    nodes.items.iter().map(row).collect()
+}

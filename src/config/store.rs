@@ -1,0 +1,91 @@
+//! Which store a URL means: the home's own, or a database that several nodes share.
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, Result};
+use crate::invalid::Invalid;
+use crate::lease::Lease;
+use crate::store::{
+    Backup, Database, HomeLock, JobStore, ListenerStore, Nodes, PluginStore, SecretStore, SharedOptions, SharedStore,
+    SledOptions, SledStore,
+};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A store that is open, by what it is asked.
+pub struct Opened {
+    pub jobs: Arc<dyn JobStore>,
+    pub plugins: Arc<dyn PluginStore>,
+    pub secrets: Arc<dyn SecretStore>,
+    pub listeners: Arc<dyn ListenerStore>,
+    pub clock: Arc<dyn Clock>,
+    /// Until when this process may act.
+    pub lease: Lease,
+    /// One in the home can be copied.
+    pub backup: Option<Arc<dyn Backup>>,
+    /// One in a database is shared by these.
+    pub nodes: Option<Arc<dyn Nodes>>,
+    /// Held so that a home has one process at a time, wherever its jobs are.
+    pub lock: Option<Arc<HomeLock>>,
+}
+
+/// Whether a URL is one of a store that this program can open.
+pub fn check_url(url: &str) -> std::result::Result<(), Invalid> {
+    let scheme = url.split_once("://").map_or(url, |(scheme, _)| scheme);
+    // The rest may hold a password.
+    let refused = |reason: String| Invalid::new("store", format!("{scheme}://…"), reason);
+    match scheme {
+        "postgres" | "postgresql" if cfg!(feature = "postgres") => Ok(()),
+        "postgres" | "postgresql" => {
+            Err(refused(format!("this program was built without it (build it with `--features {scheme}`)")))
+        }
+        _ => Err(refused("it is none that there is".into()).hint("`postgres://user:password@host/database`")),
+    }
+}
+
+/// Opens the store at a URL, or the home's own.
+pub async fn open(url: Option<&str>, home: &Path, node: &str) -> Result<Opened> {
+    let Some(url) = url else { return open_home(home, node).await };
+    check_url(url)?;
+    let lock = HomeLock::take(home)?;
+    let options = SharedOptions { node: node.to_owned(), ..SharedOptions::default() };
+    let opened = match url.split_once("://") {
+        #[cfg(feature = "postgres")]
+        Some(("postgres" | "postgresql", _)) => shared(crate::store::PostgresStore::connect(url, options).await?),
+        _ => return Err(Error::NotRunning),
+    };
+    Ok(Opened { lock: Some(Arc::new(lock)), ..opened })
+}
+
+async fn open_home(home: &Path, node: &str) -> Result<Opened> {
+    let clock = SystemClock;
+    let (home, node, now) = (home.to_owned(), node.to_owned(), clock.now());
+    let opening = move || SledStore::open(&home, SledOptions { node, ..SledOptions::default() }, now);
+    let opened = tokio::task::spawn_blocking(opening).await.map_err(|e| Error::host("opening broke off", e))?;
+    let store = Arc::new(opened?);
+    Ok(Opened {
+        jobs: store.clone(),
+        plugins: store.clone(),
+        secrets: store.clone(),
+        listeners: store.clone(),
+        clock: Arc::new(clock),
+        lease: Lease::forever(),
+        backup: Some(store),
+        nodes: None,
+        lock: None,
+    })
+}
+
+fn shared<D: Database>(store: SharedStore<D>) -> Opened {
+    let store = Arc::new(store);
+    Opened {
+        jobs: store.clone(),
+        plugins: store.clone(),
+        secrets: store.clone(),
+        listeners: store.clone(),
+        clock: Arc::new(store.clock()),
+        lease: store.lease(),
+        backup: None,
+        nodes: Some(store),
+        lock: None,
+    }
+}
