@@ -24,6 +24,10 @@ pub struct Settings {
     /// The URL of a database that several nodes share, such as `postgres://user:password@host/database`.
     /// Without it, jobs are kept in the home.
     pub store: Option<String>,
+    /// How long a node of a shared store may be silent before its runs are taken over, 1 s to 10 min.
+    #[serde(with = "seconds")]
+    #[schemars(with = "SecondsForm")]
+    pub lease: Duration,
     /// Runs at one time, 1 to 1024.
     pub slots: u16,
     /// Run nothing if a layer of the workers' jail is missing on this machine.
@@ -64,6 +68,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             store: None,
+            lease: Duration::from_secs(10),
             slots: AsyncOptions::SLOTS as u16,
             strict: false,
             in_process: false,
@@ -148,6 +153,9 @@ impl Settings {
         }
         if self.strict && self.in_process {
             return Err(Invalid::new("strict", "true", "it says the contrary of `in_process`"));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&self.lease) {
+            return Err(Invalid::new("lease", format!("{:?}", self.lease), "it must be 1 s to 10 min"));
         }
         self.store.as_deref().map_or(Ok(()), crate::config::check_url)?;
         self.listen.iter().try_for_each(|address| self.check_address(*address))?;

@@ -51,6 +51,7 @@ impl Client {
             match App::open(AppOptions {
                 home: home.clone(),
                 store: settings.store,
+                lease: settings.lease,
                 slots: AsyncOptions::SLOTS,
                 wall: Wall::Process { strict: false },
             })

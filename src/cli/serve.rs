@@ -14,6 +14,9 @@ pub struct ServeArgs {
     /// Read settings from this file instead of `sandclock.toml` in the home.
     #[arg(long, value_name = "FILE", env = "SANDCLOCK_CONFIG")]
     config: Option<PathBuf>,
+    /// How long a node of a shared store may be silent before its runs are taken over.
+    #[arg(long, value_name = "DURATION", env = "SANDCLOCK_LEASE")]
+    lease: Option<String>,
     /// Runs at one time.
     #[arg(long, value_name = "N", env = "SANDCLOCK_SLOTS")]
     slots: Option<u16>,
@@ -61,6 +64,7 @@ impl ServeArgs {
         };
         let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::from(items));
         put("store", store.map(Value::from));
+        put("lease", self.lease.map(Value::from));
         put("slots", self.slots.map(|slots| i64::from(slots).into()));
         put("strict", self.strict.map(Value::from));
         put("in_process", self.in_process.map(Value::from));

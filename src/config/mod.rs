@@ -60,6 +60,8 @@ pub struct AppOptions {
     pub home: PathBuf,
     /// The URL of the default store; the home's own, if there is none.
     pub store: Option<String>,
+    /// How long this process may be silent before what it runs is taken over, if others share the store.
+    pub lease: Duration,
     /// Runs at one time.
     pub slots: usize,
     pub wall: Wall,
@@ -91,9 +93,9 @@ pub fn socket_path(home: &Path) -> PathBuf {
 impl App {
     /// Opens the store, starts the engine, and puts a stopped scheduler over them.
     pub async fn open(options: AppOptions) -> Result<Self> {
-        let AppOptions { home, store: url, slots, wall } = options;
+        let AppOptions { home, store: url, lease, slots, wall } = options;
         let node = format!("{}-{}", host_name(), std::process::id());
-        let opened = store::open(url.as_deref(), &home, &node).await?;
+        let opened = store::open(url.as_deref(), &home, &node, lease).await?;
         let store::Opened { jobs, plugins, secrets, listeners, clock, lease, backup, nodes, lock } = opened;
         let making = {
             let (home, lease) = (home.clone(), lease.clone());

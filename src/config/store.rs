@@ -10,6 +10,7 @@ use crate::store::{
 };
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A store that is open, by what it is asked.
 pub struct Opened {
@@ -43,11 +44,11 @@ pub fn check_url(url: &str) -> std::result::Result<(), Invalid> {
 }
 
 /// Opens the store at a URL, or the home's own.
-pub async fn open(url: Option<&str>, home: &Path, node: &str) -> Result<Opened> {
+pub async fn open(url: Option<&str>, home: &Path, node: &str, lease: Duration) -> Result<Opened> {
     let Some(url) = url else { return open_home(home, node).await };
     check_url(url)?;
     let lock = HomeLock::take(home)?;
-    let options = SharedOptions { node: node.to_owned(), ..SharedOptions::default() };
+    let options = SharedOptions { node: node.to_owned(), lease, ..SharedOptions::default() };
     let opened = match url.split_once("://") {
         #[cfg(feature = "postgres")]
         Some(("postgres" | "postgresql", _)) => shared(crate::store::PostgresStore::connect(url, options).await?),

@@ -29,7 +29,9 @@ pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Resu
     let wall = if settings.in_process { Wall::None } else { Wall::Process { strict: settings.strict } };
     let home = sources.home.clone();
     let slots = usize::from(settings.slots);
-    let app = App::open(AppOptions { home: home.clone(), store: settings.store.clone(), slots, wall }).await?;
+    let app =
+        App::open(AppOptions { home: home.clone(), store: settings.store.clone(), lease: settings.lease, slots, wall })
+            .await?;
     let daemon = Daemon::open(app, settings, sources, log).await?;
     let served = daemon.run(&mut signals).await;
     let own_socket = daemon.own_socket;

@@ -137,11 +137,11 @@ impl Http {
         })
     }
 
-    /// Names the run in a request that changes something, so that whoever is asked can tell a node that
-    /// was thought dead from the one that took over: of one job and fire time, the greater epoch counts.
+    /// Names the run in a request, so that whoever is asked can tell a node that was thought dead from
+    /// the one that took over: of one job and fire time, the greater epoch counts.
     fn fenced(&mut self, mut request: Request<WasiBody>) -> Request<WasiBody> {
         self.made += 1;
-        if let Some(fence) = self.fence.as_ref().filter(|_| !request.method().is_safe())
+        if let Some(fence) = &self.fence
             && !request.headers().contains_key(IDEMPOTENCY_KEY)
             && let Ok(key) = HeaderValue::from_str(&format!("\"{fence}/{}\"", self.made))
         {
