@@ -2,9 +2,9 @@
 //!
 //! `cargo run --example async -- plugins/target/wasm32-wasip2/release/hello.wasm`
 
-use sandclock::config::{App, AppOptions, Wall};
+use sandclock::config::{App, AppOptions};
 use sandclock::sandbox::AddPlugin;
-use sandclock::{AddOptions, AsyncOptions, EventKind, Heard, Job, Result, Trigger};
+use sandclock::{AddOptions, EventKind, Heard, Job, Result, Trigger};
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,8 +28,7 @@ async fn run() -> Result<()> {
     let file = std::env::args().nth(1).unwrap_or("plugins/target/wasm32-wasip2/release/hello.wasm".into());
     let component = std::fs::read(&file).map_err(|e| sandclock::Error::host(format!("cannot read {file}"), e))?;
     let home = std::env::temp_dir().join(format!("sandclock-example-{}", std::process::id()));
-    let wall = Wall::Process { strict: false };
-    let app = App::open(AppOptions { home: home.clone(), slots: AsyncOptions::SLOTS, wall }).await?;
+    let app = App::open(AppOptions::new(home.clone())).await?;
     let plugin = app.registry.add("hello".parse()?, AddPlugin::default(), component).await?;
     println!("registered hello with {} exports", plugin.interface.exports.len());
 

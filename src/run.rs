@@ -330,6 +330,9 @@ pub struct Run {
     /// What it calls its function with, where that is not what its job says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arguments: Option<Arc<Arguments>>,
+    /// It was claimed ahead and starts then; nobody was told of it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -389,6 +392,7 @@ impl Run {
             coalesced: 0,
             origin: Default::default(),
             arguments: None,
+            starts: None,
             started: None,
             ended: None,
             attempt: 1,

@@ -1,8 +1,7 @@
 //! Speaking the HTTP API: over the daemon's socket, or with a router in this process.
 
 use super::{Done, Failure};
-use crate::config::{App, AppOptions, Wall, socket_path};
-use crate::executor::AsyncOptions;
+use crate::config::{App, AppOptions, socket_path};
 use crate::http::{Api, Peer, Problem, UploadLine, operator_token_path};
 use crate::settings::Sources;
 use axum::Router;
@@ -48,15 +47,8 @@ impl Client {
             }
             let given = store.iter().map(|url| ("store".to_owned(), toml::Value::from(url.as_str()))).collect();
             let settings = Sources { home: home.clone(), config: None, given }.read()?;
-            match App::open(AppOptions {
-                home: home.clone(),
-                store: settings.store,
-                lease: settings.lease,
-                slots: AsyncOptions::SLOTS,
-                wall: Wall::Process { strict: false },
-            })
-            .await
-            {
+            let (store, lease) = (settings.store, settings.lease);
+            match App::open(AppOptions { store, lease, ..AppOptions::new(home.clone()) }).await {
                 // Another command has it for a moment, or a daemon is about to listen.
                 Err(crate::Error::StoreHeld { .. }) if tries_left > 0 => tokio::time::sleep(OPEN_WAIT).await,
                 opened => {

@@ -67,6 +67,14 @@ pub struct AppOptions {
     pub wall: Wall,
 }
 
+impl AppOptions {
+    /// A home with its own store.
+    pub fn new(home: PathBuf) -> Self {
+        let (lease, wall) = (Duration::from_secs(10), Wall::Process { strict: false });
+        AppOptions { home, store: None, lease, slots: AsyncOptions::SLOTS, wall }
+    }
+}
+
 /// What stands between guests and this process, beside the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -4,6 +4,7 @@
 use super::follow::follow;
 use super::observer::Observed;
 use super::{Phase, Shared};
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
 use crate::executor::{Began, Executor, Report};
@@ -70,13 +71,19 @@ pub struct Dispatcher {
     pub stop: CancellationToken,
     /// Raised when what runs is to end; runs that start later hear of it too.
     pub cancel_all: CancellationToken,
+    /// Runs that were claimed ahead and wait for their time.
+    pub held: Held,
 }
+
+/// Whoever takes a run out of here decides what becomes of it: it starts, or it is withdrawn.
+pub type Held = Arc<Mutex<HashMap<RunId, CancellationToken>>>;
 
 /// What waits for the next turn.
 #[derive(Default)]
 struct Gathered {
     started: Vec<Started>,
     finished: Vec<Finished>,
+    withdrawn: Vec<RunId>,
     requests: Vec<Request>,
 }
 
@@ -92,7 +99,8 @@ impl Gathered {
     }
 
     fn is_empty(&self) -> bool {
-        self.started.is_empty() && self.finished.is_empty() && self.requests.is_empty()
+        let Gathered { started, finished, withdrawn, requests } = self;
+        started.is_empty() && finished.is_empty() && withdrawn.is_empty() && requests.is_empty()
     }
 }
 
@@ -128,6 +136,9 @@ impl Dispatcher {
                 Phase::Paused => Claim::Manual,
                 Phase::Stopped => Claim::Nothing,
             };
+            if claim != Claim::Due {
+                self.withdraw(None, &mut gathered);
+            }
             let turned = match self.turn(now, claim, &mut gathered, &tell, publish.as_ref()).await {
                 Ok(turned) => turned,
                 Err(error) => {
@@ -145,6 +156,9 @@ impl Dispatcher {
                 }
             };
             retry = RETRY_FIRST;
+            if !gathered.is_empty() {
+                continue;
+            }
             let due_now = turned.next_due.is_some_and(|due| due <= self.shared.clock.now());
             if (due_now && claim == Claim::Due) || (stopping && self.is_idle()) {
                 tokio::task::yield_now().await;
@@ -200,13 +214,15 @@ impl Dispatcher {
         tell: &mpsc::UnboundedSender<News>,
         publish: Option<&mpsc::UnboundedSender<Vec<Event>>>,
     ) -> Result<Turned> {
-        let Gathered { started, finished, requests } = std::mem::take(gathered);
+        let Gathered { started, finished, withdrawn, requests } = std::mem::take(gathered);
         let (changes, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|r| (r.change, r.reply)).unzip();
         let mut slots = if claim == Claim::Nothing { Slots::new() } else { self.take_slots() };
         let turn = Turn {
             now,
             started: started.clone(),
             finished: finished.clone(),
+            withdrawn: withdrawn.clone(),
+            ahead: claim == Claim::Due,
             changes,
             claim,
             slots: slots.iter().map(|(alias, (_, permits))| (alias.clone(), permits.len())).collect(),
@@ -223,11 +239,15 @@ impl Dispatcher {
                     let _ = reply.send(Err(told));
                 }
                 // What ended has ended; it is recorded when the store is back.
-                (gathered.started, gathered.finished) = (started, finished);
+                (gathered.started, gathered.finished, gathered.withdrawn) = (started, finished, withdrawn);
                 return Err(error);
             }
         };
         self.forget(finished.iter().map(|finished| finished.run));
+        // Before anybody hears that a job is paused, changed or removed.
+        if !turned.recalled.is_empty() {
+            self.withdraw(Some(&turned.recalled), gathered);
+        }
         let events = std::mem::take(&mut turned.events);
         if let Some(observer) = self.shared.observer.get() {
             let (jobstore, waiting) = (&self.alias, turned.waiting);
@@ -293,22 +313,37 @@ impl Dispatcher {
         let cancel = self.cancel_all.child_token();
         let going = Going { alias: claimed.job.executor.clone(), executor: executor.clone(), cancel: cancel.clone() };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run, going);
+        let starts = claimed.run.starts.map(|at| (at, CancellationToken::new()));
+        if let Some((_, withdrawn)) = &starts {
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(run, withdrawn.clone());
+        }
+        let held = self.held.clone();
         let (clock, lease) = (self.shared.clock.clone(), self.store.lease());
         let news = tell.clone();
         // The dispatcher outlives its runs, so its ear is open.
         let began = Began::new(move |at| drop(news.send(News::Started(Started { run, at }))));
         tokio::spawn(async move {
+            if let Some((at, withdrawn)) = starts {
+                wait_for_start(&*clock, at, &cancel, &withdrawn).await;
+                if held.lock().unwrap_or_else(PoisonError::into_inner).remove(&run).is_none() {
+                    return;
+                }
+            }
             let execute = AssertUnwindSafe(executor.execute(claimed, began, cancel.clone())).catch_unwind();
             tokio::pin!(execute);
-            let executed = tokio::select! {
-                biased;
-                // What it does from now on somebody else may be doing as well.
-                () = lease.ended() => {
-                    cancel.cancel();
-                    let interrupted = |report: Report| Report { outcome: Outcome::Interrupted, ..report };
-                    execute.await.map(interrupted)
+            let executed = if !lease.holds() {
+                Ok(Report::not_started(clock.now(), Outcome::Interrupted))
+            } else {
+                tokio::select! {
+                    biased;
+                    // What it does from now on somebody else may be doing as well.
+                    () = lease.ended() => {
+                        cancel.cancel();
+                        let interrupted = |report: Report| Report { outcome: Outcome::Interrupted, ..report };
+                        execute.await.map(interrupted)
+                    }
+                    executed = &mut execute => executed,
                 }
-                executed = &mut execute => executed,
             };
             let report = executed.unwrap_or_else(|_| {
                 Report::not_started(clock.now(), Outcome::Internal { error: "the executor panicked".into() })
@@ -346,6 +381,20 @@ impl Dispatcher {
         });
     }
 
+    /// Takes back runs that wait for their time: those that are given, or all.
+    fn withdraw(&self, runs: Option<&[RunId]>, gathered: &mut Gathered) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<RunId> = if runs.is_none() { held.keys().copied().collect() } else { Vec::new() };
+        for run in runs.unwrap_or(&all) {
+            if let Some(withdrawn) = held.remove(run) {
+                withdrawn.cancel();
+                gathered.withdrawn.push(*run);
+            }
+        }
+        drop(held);
+        self.forget(gathered.withdrawn.iter().copied());
+    }
+
     fn cancel(&self, run: RunId) {
         if let Some(going) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&run) {
             going.cancel.cancel();
@@ -366,6 +415,22 @@ impl Dispatcher {
         }
         let event = Event::new(EventKind::StoreError, now, self.alias.clone()).detail(error.chain());
         self.shared.bus.publish(vec![event]);
+    }
+}
+
+/// Waits until a run that was claimed ahead starts, or is to be cancelled or withdrawn.
+async fn wait_for_start(
+    clock: &dyn Clock,
+    at: DateTime<Utc>,
+    cancel: &CancellationToken,
+    withdrawn: &CancellationToken,
+) {
+    while clock.now() < at {
+        tokio::select! {
+            () = clock.sleep_until(at) => {}
+            () = cancel.cancelled() => return,
+            () = withdrawn.cancelled() => return,
+        }
     }
 }
 

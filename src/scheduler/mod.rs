@@ -306,6 +306,7 @@ impl Scheduler {
                 running: running.clone(),
                 stop: stop.clone(),
                 cancel_all: cancel_all.clone(),
+                held: Default::default(),
             };
             let task = Some(tokio::spawn(dispatcher.run(receiver)));
             stores.insert(alias.clone(), StoreEntry { store, requests, running, stop, cancel_all, task });

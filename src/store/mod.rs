@@ -52,9 +52,13 @@ pub struct Turn {
     /// Runs that have ended since the last turn. One that the store does not know as running is
     /// ignored: its end was recorded already.
     pub finished: Vec<Finished>,
+    /// Runs that were claimed ahead and will not start: as if they had not been claimed.
+    pub withdrawn: Vec<RunId>,
     /// What callers ask for, in the order they asked.
     pub changes: Vec<Change>,
     pub claim: Claim,
+    /// Runs that start so soon may be claimed ahead, if the store does that.
+    pub ahead: bool,
     /// Free slots by executor; executors that are full are present with 0.
     pub slots: BTreeMap<Alias, usize>,
 }
@@ -227,6 +231,9 @@ pub struct Turned {
     pub claimed: Vec<Claimed>,
     /// Plugins to ask, each for the next fire time of one job; a [`Change::Answer`] is owed for each.
     pub questions: Vec<Asked>,
+    /// Runs that were claimed ahead and are not to start, because their job is not as it was; to be
+    /// withdrawn if they have not started.
+    pub recalled: Vec<RunId>,
     /// Runs to cancel, because their job's overlap policy wants their place.
     pub cancel: Vec<RunId>,
     /// Events of this turn, in order, to be published now.
@@ -239,7 +246,7 @@ pub struct Turned {
     pub waiting: usize,
 }
 
-/// A run to start, with the job it belongs to.
+/// A run to start, with the job it belongs to; at its `starts`, if it has one, else now.
 #[derive(Debug, Clone)]
 pub struct Claimed {
     pub run: Run,

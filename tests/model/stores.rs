@@ -56,7 +56,8 @@ impl OnPostgres {
     }
 
     async fn open(url: &str) -> PostgresStore {
-        let options = SharedOptions { retention: retention(), ..SharedOptions::default() };
+        let options =
+            SharedOptions { retention: retention(), lead: std::time::Duration::ZERO, ..SharedOptions::default() };
         PostgresStore::connect(url, options).await.expect("the store opens")
     }
 }

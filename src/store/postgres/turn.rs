@@ -134,7 +134,7 @@ impl Postgres {
         }
         let orphans = self.orphans(client, wanted, &lines).await?;
 
-        let (lease, now) = (wanted.lease as i64, wanted.now);
+        let (lease, now, until) = (wanted.lease as i64, wanted.now, wanted.until);
         lines.turn(now);
         let fenced = wanted.fenced.map(|lease| lease as i64);
         let named: Vec<&str> = wanted.named.iter().map(JobId::as_str).collect();
@@ -143,7 +143,7 @@ impl Postgres {
             return Err(closed_connection());
         };
         let (alarms_max, wakes_max, manual_max) = (wanted.alarms as i64, wanted.wakes as i64, wanted.manual as i64);
-        let lanes: Vec<_> = wanted.lanes.iter().map(|lane| LaneQuery::new(lane, &lines, now)).collect();
+        let lanes: Vec<_> = wanted.lanes.iter().map(|lane| LaneQuery::new(lane, &lines, (now, until))).collect();
         let (orphan_lanes, orphan_priorities): (Vec<&str>, Vec<i16>) =
             orphans.iter().map(|(lane, priority)| (lane.as_str(), *priority)).unzip();
         let orphans_max = wanted.orphans as i64;
@@ -163,7 +163,7 @@ impl Postgres {
         let first_lane = queries.len();
         for lane in &lanes {
             if lane.most > 0 {
-                queries.push(ask(client, line, vec![&lane.lane, &lane.priorities, &lane.from, &now, &lane.most]));
+                queries.push(ask(client, line, vec![&lane.lane, &lane.priorities, &lane.from, &until, &lane.most]));
             }
         }
         if wanted.alarms > 0 {
@@ -208,16 +208,17 @@ impl Postgres {
         let mut at = first_lane;
         for (lane, wanted) in lanes.iter().zip(&wanted.lanes) {
             let mut first = None;
-            let mut full = false;
+            let mut full = None;
             if lane.most > 0 {
                 first = answers[at].iter().filter_map(|row| row.get::<_, Option<i64>>(4)).min();
-                full = answers[at].len() as i64 >= lane.most;
+                let last = answers[at].last().filter(|_| answers[at].len() as i64 >= lane.most);
+                full = last.and_then(|row| row.get::<_, Option<i64>>(4));
                 at += 1;
             }
             let after: Option<i64> = answers[end_jobs + loaded.next.len()].first().and_then(|row| row.get(0));
-            loaded.next.push(if full { Some(now) } else { after });
+            loaded.next.push(full.map(|last| last.max(now)).or(after));
             if lane.most > 0 {
-                lines.looked(&wanted.lane, lane.from, first, !full);
+                lines.looked(&wanted.lane, lane.from, first, full.is_none());
             }
         }
         let last = &answers[end_jobs + lanes.len()..];
@@ -330,9 +331,9 @@ struct LaneQuery<'a> {
 }
 
 impl<'a> LaneQuery<'a> {
-    fn new(wanted: &'a LaneWanted, lines: &Lines, now: i64) -> Self {
+    fn new(wanted: &'a LaneWanted, lines: &Lines, (now, until): (i64, i64)) -> Self {
         let from = lines.from(&wanted.lane, now);
-        let after = if wanted.most == 0 { from.saturating_sub(1) } else { now };
+        let after = if wanted.most == 0 { from.saturating_sub(1) } else { until };
         let priorities = lines.priorities(&wanted.lane);
         LaneQuery { lane: wanted.lane.as_str(), priorities, from, after, most: wanted.most as i64 }
     }
@@ -453,6 +454,7 @@ impl Statements {
              ON CONFLICT (job, key) DO UPDATE SET body = excluded.body"
                 .to_owned(),
             "UPDATE run SET cancel = true WHERE id = ANY($1::bytea[]) AND NOT ended".to_owned(),
+            "DELETE FROM run WHERE id = ANY($1::bytea[])".to_owned(),
         ];
         Statements { load: load.into(), write: write.into() }
     }
@@ -584,6 +586,7 @@ async fn write_all(
         unset,
         set,
         cancel,
+        withdraw,
     ] = statements
     else {
         return Err(CommitError::Failed(closed_connection()));
@@ -618,6 +621,7 @@ async fn write_all(
     let put_bodies: Vec<Option<&[u8]>> = put.iter().map(|(.., value)| value.as_deref()).collect();
     let forgotten: (Vec<String>, Vec<Vec<u8>>) = forgotten.iter().map(key).unzip();
     let cancelled = run_bytes(written.cancel.iter().copied());
+    let withdrawn = run_bytes(written.withdrawn.iter().copied());
 
     let mut writes: Vec<Asked<'_>> = Vec::new();
     let mut inserting = None;
@@ -638,6 +642,10 @@ async fn write_all(
     }
     if !defined.0.is_empty() {
         writes.push(ask(client, define, vec![&defined.0, &defined.1]));
+    }
+    // Withdrawn before it is claimed again.
+    if !withdrawn.is_empty() {
+        writes.push(ask(client, withdraw, vec![&withdrawn]));
     }
     if !begun.ids.is_empty() {
         writes.push(ask(client, begin, begun.params()));

@@ -140,6 +140,8 @@ pub struct Wanted {
     /// The number of this turn of the lease, one more than the last one committed.
     pub turn: u64,
     pub now: i64,
+    /// What comes into line until then is loaded too.
+    pub until: i64,
     /// Jobs to lock whatever they wait for, in order, each once.
     pub named: Vec<JobId>,
     /// All jobs there are.
@@ -274,6 +276,8 @@ pub struct Written {
     pub defined: Vec<(JobId, Vec<u8>)>,
     /// New runs.
     pub begun: Vec<RunRow>,
+    /// Runs that are to be as if they had never been.
+    pub withdrawn: Vec<RunId>,
     /// Runs that were recorded before, or that ended without beginning.
     pub changed: Vec<RunRow>,
     pub logs: Vec<(RunId, Vec<u8>)>,
@@ -297,6 +301,7 @@ impl Written {
             && self.removed.is_empty()
             && self.begun.is_empty()
             && self.changed.is_empty()
+            && self.withdrawn.is_empty()
             && self.cancel.is_empty()
             && self.event_count == 0
             && self.cleared.is_empty()

@@ -34,6 +34,7 @@ pub struct Keeper<D> {
     pub clock: DatabaseClock,
     /// There is something new to look at.
     pub changed: Notify,
+    hinted: AtomicBool,
     dead: Mutex<Vec<u64>>,
     cancel: Mutex<Vec<RunId>>,
 }
@@ -50,6 +51,7 @@ impl<D: Database> Keeper<D> {
             trust,
             clock: DatabaseClock::default(),
             changed: Notify::new(),
+            hinted: AtomicBool::new(false),
             dead: Mutex::default(),
             cancel: Mutex::default(),
         })
@@ -120,6 +122,7 @@ impl<D: Database> Keeper<D> {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
                 () = self.database.hinted() => {
+                    self.hinted.store(true, Ordering::Release);
                     self.look().await;
                     self.changed.notify_one();
                     continue;
@@ -184,6 +187,11 @@ impl<D: Database> Keeper<D> {
 
     pub fn forget(&self, dead: u64) {
         lock(&self.dead).retain(|lease| *lease != dead);
+    }
+
+    /// Whether somebody has changed something since this was last asked.
+    pub fn take_hint(&self) -> bool {
+        self.hinted.swap(false, Ordering::AcqRel)
     }
 
     pub fn cancelled(&self) -> Vec<RunId> {

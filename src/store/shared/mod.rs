@@ -28,7 +28,7 @@ use crate::lease::Lease;
 use crate::run::{Run, RunId, RunLogs};
 use crate::values::Values;
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lru::LruCache;
 use ports::Plugins;
 use std::collections::{BTreeMap, HashMap};
@@ -62,6 +62,8 @@ pub struct SharedOptions {
     pub lease: Duration,
     /// How often a node looks for what others changed, if no hint of it comes. Default 1 s.
     pub poll: Duration,
+    /// How long before its time a run is claimed, so that its start waits for no database. Default 1 s.
+    pub lead: Duration,
 }
 
 impl Default for SharedOptions {
@@ -72,6 +74,7 @@ impl Default for SharedOptions {
             retention: Retention::default(),
             lease: Duration::from_secs(10),
             poll: Duration::from_secs(1),
+            lead: Duration::from_secs(1),
         }
     }
 }
@@ -98,6 +101,10 @@ pub struct Working {
     last_id: Ulid,
     /// Runs that this node has claimed and whose end is not recorded yet.
     live: HashMap<RunId, Run>,
+    /// The revisions of the jobs whose runs were claimed ahead.
+    held: HashMap<RunId, u64>,
+    /// When the jobs of those were last looked at.
+    looked: Option<tokio::time::Instant>,
     definitions: LruCache<JobId, (u64, Arc<Job>)>,
     /// A turn that nobody answered for.
     doubtful: Option<Box<Doubtful>>,
@@ -139,6 +146,8 @@ impl<D: Database> SharedStore<D> {
             turns: 0,
             last_id: Ulid::from_parts(0, super::entropy()),
             live: HashMap::new(),
+            held: HashMap::new(),
+            looked: None,
             definitions: LruCache::new(capacity),
             doubtful: None,
         };
@@ -177,7 +186,13 @@ impl<D: Database> SharedStore<D> {
         self.settle(working, &mut turn).await?;
         let dead = if takes_over { self.keeper.dead().await? } else { None };
         let number = (lease, working.turns + 1);
-        let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number).await?;
+        let lead = TimeDelta::from_std(self.options.lead).unwrap_or_default();
+        let hinted = self.keeper.take_hint();
+        let look = hinted || working.looked.is_none_or(|looked| looked.elapsed() >= self.options.poll);
+        if look {
+            working.looked = Some(tokio::time::Instant::now());
+        }
+        let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number, (lead, look)).await?;
         let (mut transaction, loaded) = match self.database.load(&subject.wanted).await? {
             Load::Loaded(transaction, loaded) => (transaction, loaded),
             Load::LeaseLost => return Err(Again::WithNewLease(lease)),
@@ -202,10 +217,13 @@ impl<D: Database> SharedStore<D> {
             }
             definitions.insert(id, job);
         }
-        let catalog = loaded.catalog;
+        let (catalog, epoch) = (loaded.catalog, loaded.epoch);
+        let revisions: HashMap<JobId, u64> = loaded.jobs.iter().map(|row| (row.id.clone(), row.revision)).collect();
+        let withdrawn = turn.withdrawn.clone();
         let finished: Vec<RunId> = turn.finished.iter().map(|finished| finished.run).collect();
         let (alias, node, own) = (&self.options.alias, &self.node, &working.live);
-        let taken = Taken { alias, node, lease, own, loaded, found, definitions };
+        let held = &working.held;
+        let taken = Taken { alias, node, lease, lead, held, own, loaded, found, definitions };
         let decided = taken.decide(turn, subject, working.last_id)?;
         let Decided { mut turned, written, defined, going, last_id } = decided;
         // An id that was made is never made again, whatever becomes of the turn.
@@ -219,10 +237,14 @@ impl<D: Database> SharedStore<D> {
         } else {
             self.database.abandon(transaction).await;
         }
-        for run in &finished {
+        for run in finished.iter().chain(&withdrawn) {
             working.live.remove(run);
         }
         working.live.extend(going.into_iter().filter(|run| run.node == self.node).map(|run| (run.id, run)));
+        working.held.retain(|run, _| working.live.get(run).is_some_and(|run| run.starts.is_some()));
+        for run in turned.claimed.iter().map(|claimed| &claimed.run).filter(|run| run.starts.is_some()) {
+            working.held.insert(run.id, revisions.get(&run.job_id).copied().unwrap_or(epoch));
+        }
         for (job, revision) in defined {
             working.definitions.put(job.id.clone(), (revision, job));
         }

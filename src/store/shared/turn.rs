@@ -13,7 +13,7 @@ use crate::store::row;
 use crate::store::table::{Delta, Position, Table};
 use crate::store::{Change, Claim, Claimed, Finished, Turn, Turned};
 use crate::values::Values;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -44,12 +44,13 @@ impl Subject {
         turn: &Turn,
         dead: Option<&Dead>,
         number: (u64, u64),
+        (lead, look): (TimeDelta, bool),
     ) -> Result<Self> {
         let mut named = BTreeSet::new();
         let mut all = false;
         let mut runs = HashMap::new();
         let mut unknown = Vec::new();
-        let told = turn.finished.iter().map(|finished| finished.run);
+        let told = turn.finished.iter().map(|finished| finished.run).chain(turn.withdrawn.iter().copied());
         for id in told.chain(turn.started.iter().map(|started| started.run)) {
             match working.live.get(&id) {
                 Some(run) => {
@@ -79,6 +80,16 @@ impl Subject {
                 Change::Record { .. } => {}
             }
         }
+        // What was claimed ahead may have been changed by somebody else since.
+        if look {
+            for run in working.live.values().filter(|run| run.starts.is_some()) {
+                named.insert(run.job_id.clone());
+                runs.insert(run.id, run.clone());
+            }
+        }
+        for run in working.live.values().filter(|run| run.starts.is_some() && named.contains(&run.job_id)) {
+            runs.insert(run.id, run.clone());
+        }
         let mut lost = Vec::new();
         let mut unasked = HashSet::new();
         let mut rows = if unknown.is_empty() { Vec::new() } else { database.runs(&unknown).await? };
@@ -105,6 +116,7 @@ impl Subject {
             lease,
             turn: number,
             now: micros(turn.now),
+            until: micros(if turn.ahead { turn.now + lead } else { turn.now }),
             named: named.into_iter().collect(),
             all,
             lanes: if claims { turn.slots.iter().map(lane).collect() } else { Vec::new() },
@@ -123,6 +135,9 @@ pub struct Taken<'a> {
     pub alias: &'a Alias,
     pub node: &'a Arc<str>,
     pub lease: u64,
+    pub lead: TimeDelta,
+    /// The revisions of jobs whose runs were claimed ahead.
+    pub held: &'a HashMap<RunId, u64>,
     /// Runs that this node has claimed and whose end is not recorded yet.
     pub own: &'a HashMap<RunId, Run>,
     pub loaded: Loaded,
@@ -161,7 +176,7 @@ pub fn details(loaded: &Loaded, known: impl Fn(&JobId) -> bool) -> Details {
 impl Taken<'_> {
     /// Applies the turn to the jobs.
     pub fn decide(self, mut turn: Turn, subject: Subject, last_id: ulid::Ulid) -> Result<Decided> {
-        let Taken { alias, node, lease, own, mut loaded, found, definitions } = self;
+        let Taken { alias, node, lease, lead, held, own, mut loaded, found, definitions } = self;
         let epoch = loaded.epoch;
         let arguments: HashMap<RunId, Arc<Arguments>> = found
             .arguments
@@ -170,7 +185,7 @@ impl Taken<'_> {
             .collect();
         loaded.jobs.sort_by(|a, b| (a.line, a.ticket, &a.id).cmp(&(b.line, b.ticket, &b.id)));
         let lacking = loaded.orphans.iter().filter_map(|lane| lane.parse().ok()).collect();
-        let mut table = Table::working(alias.clone(), node.clone(), last_id, epoch, lacking);
+        let mut table = Table::working(alias.clone(), node.clone(), last_id, epoch, lacking).with_lead(lead);
         let mut before: BTreeMap<JobId, (JobRow, JobState)> = BTreeMap::new();
         for mut row in std::mem::take(&mut loaded.jobs) {
             let (mut state, standing) =
@@ -212,6 +227,10 @@ impl Taken<'_> {
             .map(|(run, finished)| stale_event(alias, turn.now, run, finished))
             .collect();
         for run in subject.runs.values().filter(|run| goes_on(run)) {
+            let revision = before.get(&run.job_id).map(|(row, _)| row.revision);
+            if run.starts.is_some() && held.get(&run.id).copied() != revision {
+                table.note_changed(&run.job_id);
+            }
             table.put_back_run(run.clone());
         }
         let asked = turn.changes.len();
@@ -229,6 +248,7 @@ impl Taken<'_> {
             }
         }
         look_ahead(&mut turned, &loaded, &subject.wanted, (claim, now), &slots);
+        turned.next_due = turned.next_due.map(|due| in_time(due, now, lead));
         give_values(&mut turned.claimed, &found, &delta);
         let written = Writer { lease, number: subject.wanted.turn, epoch, own, table: &table, before: &before };
         let (written, defined) = written.write(&turned, &delta)?;
@@ -270,6 +290,13 @@ fn look_ahead(
         next.extend(other.map(time));
     }
     turned.next_due = turned.next_due.into_iter().chain(next).min();
+}
+
+/// When to look, for something that is due then to be claimed ahead: half of the lead before the last
+/// moment for that, so that much is claimed at a time.
+fn in_time(due: DateTime<Utc>, now: DateTime<Utc>, lead: TimeDelta) -> DateTime<Utc> {
+    let early = due - lead / 2;
+    if early > now { early } else { due }
 }
 
 /// Gives claimed runs their jobs' own states, as they are after the turn.
@@ -324,6 +351,7 @@ impl Writer<'_> {
         for run in changed.into_values().filter(|run| !begun.contains(&run.id)) {
             written.changed.push(self.run_row(run, delta)?);
         }
+        written.withdrawn.clone_from(&delta.withdrawn);
         for (run, logs) in delta.ended.iter().filter(|(_, logs)| !logs.is_empty()) {
             written.logs.push((run.id, json(logs)?));
         }

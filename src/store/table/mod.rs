@@ -3,6 +3,7 @@
 //! Both the memory store and the sled store hold one `Table`. It applies a turn and says in a
 //! [`Delta`] what changed; the sled store makes the delta durable before anybody hears of it.
 
+mod ahead;
 mod change;
 mod claim;
 mod jobs;
@@ -45,6 +46,8 @@ pub struct Delta {
     pub arguments: BTreeMap<RunId, Option<Arc<Arguments>>>,
     /// Changes of jobs' own states, in order; `None` forgets all of one.
     pub values: Vec<(JobId, Option<ValueChanges>)>,
+    /// Runs that are as if they had not been claimed.
+    pub withdrawn: Vec<RunId>,
     /// Runs that go on elsewhere and that a caller wants to end.
     pub cancelled: Vec<RunId>,
 }
@@ -73,6 +76,10 @@ pub struct Table {
     epoch: Option<u64>,
     /// Executors that no node has; `None` where there is one node, so that what it lacks nobody has.
     lacking: Option<BTreeSet<Alias>>,
+    /// Jobs that others have changed since this node claimed runs of them ahead.
+    changed: BTreeSet<JobId>,
+    /// How long before its time a run may be claimed, if at all.
+    lead: Option<TimeDelta>,
     /// The time of the turn under way.
     now: DateTime<Utc>,
     /// When the watchdog last looked, if there is one.
@@ -102,6 +109,8 @@ impl Table {
             last_id: Ulid::from_parts(0, entropy),
             epoch: None,
             lacking: None,
+            changed: BTreeSet::new(),
+            lead: None,
             now: DateTime::<Utc>::MIN_UTC,
             watched: Some(DateTime::<Utc>::MIN_UTC),
             watch_after: None,
@@ -190,7 +199,7 @@ impl Table {
 
     /// Applies a turn.
     pub fn turn(&mut self, turn: Turn) -> (Turned, Delta) {
-        let Turn { now, started, finished, changes, claim, mut slots } = turn;
+        let Turn { now, started, finished, withdrawn, changes, claim, ahead, mut slots } = turn;
         // Stores keep microseconds; a finer time would not survive a restart.
         let now = now.trunc_subsecs(6);
         self.now = now;
@@ -200,6 +209,9 @@ impl Table {
         }
         for finished in finished {
             self.finish(finished);
+        }
+        for run in withdrawn {
+            self.withdraw(now, run);
         }
         for change in changes {
             turned.replies.push(self.change(now, change));
@@ -220,6 +232,9 @@ impl Table {
                 self.wake(now);
                 self.ask(&mut turned);
                 self.claim_due(now, &mut slots, &mut turned);
+                if let Some(lead) = self.lead.filter(|_| ahead) {
+                    self.claim_ahead(now, now + lead, &mut slots, &mut turned);
+                }
                 let executors = self.queues.executors();
                 let here = |alias: &&Alias| self.lacking.is_none() || slots.contains_key(*alias);
                 let free = executors.iter().filter(here).filter(|alias| slots.get(*alias) != Some(&0));
@@ -237,6 +252,7 @@ impl Table {
             let alarm = self.alarms.first().map(|(at, _)| *at);
             turned.next_due = [turned.next_due, alarm].into_iter().flatten().min();
         }
+        self.recall(&mut turned);
         let delta = std::mem::take(&mut self.delta);
         turned.waiting = self.queues.in_line();
         turned.events = std::mem::take(&mut self.events);
@@ -247,10 +263,11 @@ impl Table {
         if let Some(run) = self.live.get_mut(&started.run)
             && run.state == RunState::Claimed
         {
+            let submitted = run.starts.take().map(|_| told(EventKind::JobSubmitted, started.at).run(run));
             run.state = RunState::Running;
             run.started = Some(started.at);
             let event = told(EventKind::JobStarted, started.at).run(run);
-            self.record(event);
+            submitted.into_iter().chain([event]).for_each(|event| self.record(event));
         }
     }
 
@@ -261,6 +278,9 @@ impl Table {
             self.start(&Started { run: id, at });
         }
         let Some(mut run) = self.live.remove(&id) else { return };
+        if run.starts.take().is_some() {
+            self.record(told(EventKind::JobSubmitted, ended).run(&run));
+        }
         let kind = outcome.kind();
         run.usage = usage;
         run.plugin_digest = plugin_digest;

@@ -136,6 +136,19 @@ impl Queues {
         Some((first, if now >= self.latest { ready.len() } else { 1 + here.count() }))
     }
 
+    /// Jobs whose time comes until `until`, the first ones.
+    pub fn soon(
+        &self,
+        executor: &Alias,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+        most: usize,
+    ) -> Vec<(DateTime<Utc>, JobId)> {
+        let timed = self.queues.get(executor).map(|queue| &queue.timed);
+        let soon = timed.into_iter().flatten().skip_while(|(at, _)| *at <= now).take_while(|(at, _)| *at <= until);
+        soon.take(most).cloned().collect()
+    }
+
     /// Executors that have jobs.
     pub fn executors(&self) -> Vec<Alias> {
         self.queues.keys().cloned().collect()

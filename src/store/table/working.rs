@@ -4,7 +4,7 @@
 use super::{Entry, Place, Queues, Table, set_time};
 use crate::job::{Alias, Job, JobId, JobState};
 use crate::run::Run;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -61,6 +61,16 @@ impl Table {
             self.unasked.insert(id.clone());
         }
         self.jobs.insert(id.clone(), entry);
+    }
+
+    /// Claims runs so long before their time.
+    pub fn with_lead(self, lead: TimeDelta) -> Self {
+        Table { lead: (lead > TimeDelta::zero()).then_some(lead), ..self }
+    }
+
+    /// Notes that a job is another one than when runs of it were claimed ahead.
+    pub fn note_changed(&mut self, id: &JobId) {
+        self.changed.insert(id.clone());
     }
 
     pub fn put_back_run(&mut self, run: Run) {
