@@ -2,7 +2,13 @@
 
 use crate::steps::retention;
 use chrono::{DateTime, Utc};
-use sandclock::store::{JobStore, PostgresStore, SharedOptions, SledOptions};
+#[cfg(feature = "mysql")]
+use sandclock::store::MysqlStore;
+#[cfg(feature = "postgres")]
+use sandclock::store::PostgresStore;
+#[cfg(feature = "sqlite")]
+use sandclock::store::SqliteStore;
+use sandclock::store::{JobStore, SharedOptions, SledOptions};
 use sandclock::*;
 
 /// A store that can die.
@@ -44,32 +50,43 @@ impl Other for Sled {
     }
 }
 
-pub struct OnPostgres {
-    url: String,
-    store: PostgresStore,
+macro_rules! on_database {
+    ($feature:literal, $name:ident, $store:ident) => {
+        #[cfg(feature = $feature)]
+        pub struct $name {
+            url: String,
+            store: $store,
+        }
+
+        #[cfg(feature = $feature)]
+        impl $name {
+            pub fn new(runtime: &tokio::runtime::Runtime, url: String) -> Self {
+                let store = runtime.block_on(Self::open(&url));
+                $name { url, store }
+            }
+
+            async fn open(url: &str) -> $store {
+                let options = SharedOptions { retention: retention(), ..SharedOptions::default() };
+                $store::connect(url, options).await.expect("the store opens")
+            }
+        }
+
+        #[cfg(feature = $feature)]
+        impl Other for $name {
+            fn store(&self) -> &dyn JobStore {
+                &self.store
+            }
+
+            fn crash(&mut self, runtime: &tokio::runtime::Runtime, _: DateTime<Utc>) {
+                runtime.block_on(async {
+                    self.store = Self::open(&self.url).await;
+                    self.store.evict_others().await.expect("the dead one is known to be dead");
+                });
+            }
+        }
+    };
 }
 
-impl OnPostgres {
-    pub fn new(runtime: &tokio::runtime::Runtime, url: String) -> Self {
-        let store = runtime.block_on(Self::open(&url));
-        OnPostgres { url, store }
-    }
-
-    async fn open(url: &str) -> PostgresStore {
-        let options = SharedOptions { retention: retention(), ..SharedOptions::default() };
-        PostgresStore::connect(url, options).await.expect("the store opens")
-    }
-}
-
-impl Other for OnPostgres {
-    fn store(&self) -> &dyn JobStore {
-        &self.store
-    }
-
-    fn crash(&mut self, runtime: &tokio::runtime::Runtime, _: DateTime<Utc>) {
-        runtime.block_on(async {
-            self.store = Self::open(&self.url).await;
-            self.store.evict_others().await.expect("the dead one is known to be dead");
-        });
-    }
-}
+on_database!("postgres", OnPostgres, PostgresStore);
+on_database!("mysql", OnMysql, MysqlStore);
+on_database!("sqlite", OnSqlite, SqliteStore);
