@@ -174,6 +174,8 @@ impl<D: Database> SharedStore<D> {
     /// over now. A node that lives is interrupted by this.
     pub async fn evict(&self, lease: u64) -> Result<()> {
         self.open_database()?.evict(lease).await?;
+        // Where one node claims, that may have been it.
+        self.keeper.renew().await?;
         self.keeper.watch().await
     }
 
