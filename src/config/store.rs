@@ -34,12 +34,17 @@ pub fn check_url(url: &str) -> std::result::Result<(), Invalid> {
     let scheme = url.split_once("://").map_or(url, |(scheme, _)| scheme);
     // The rest may hold a password.
     let refused = |reason: String| Invalid::new("store", format!("{scheme}://…"), reason);
-    match scheme {
-        "postgres" | "postgresql" if cfg!(feature = "postgres") => Ok(()),
-        "postgres" | "postgresql" => {
-            Err(refused(format!("this program was built without it (build it with `--features {scheme}`)")))
-        }
-        _ => Err(refused("it is none that there is".into()).hint("`postgres://user:password@host/database`")),
+    let built = [
+        ("postgres", cfg!(feature = "postgres")),
+        ("postgresql", cfg!(feature = "postgres")),
+        ("mysql", cfg!(feature = "mysql")),
+        ("sqlite", cfg!(feature = "sqlite")),
+    ];
+    match built.iter().find(|(name, _)| *name == scheme) {
+        Some((_, true)) => Ok(()),
+        Some((name, false)) => Err(refused(format!("this program was built without it (`--features {name}`)"))),
+        None => Err(refused("it is none that there is".into())
+            .hint("`postgres://user:password@host/database`, `mysql://…` or `sqlite:///path/to/file`")),
     }
 }
 
@@ -52,6 +57,10 @@ pub async fn open(url: Option<&str>, home: &Path, node: &str, lease: Duration) -
     let opened = match url.split_once("://") {
         #[cfg(feature = "postgres")]
         Some(("postgres" | "postgresql", _)) => shared(crate::store::PostgresStore::connect(url, options).await?),
+        #[cfg(feature = "mysql")]
+        Some(("mysql", _)) => shared(crate::store::MysqlStore::connect(url, options).await?),
+        #[cfg(feature = "sqlite")]
+        Some(("sqlite", _)) => shared(crate::store::SqliteStore::connect(url, options).await?),
         _ => return Err(Error::NotRunning),
     };
     Ok(Opened { lock: Some(Arc::new(lock)), ..opened })

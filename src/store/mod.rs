@@ -9,6 +9,8 @@ mod record;
 mod row;
 mod shared;
 mod sled;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+mod sql;
 mod table;
 
 pub use self::sled::{HomeLock, OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
@@ -17,6 +19,10 @@ pub(crate) use table::Table;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use shared::{Database, SharedOptions, SharedStore};
+#[cfg(feature = "mysql")]
+pub use sql::MysqlStore;
+#[cfg(feature = "sqlite")]
+pub use sql::SqliteStore;
 
 pub use memory::{MemoryListenerStore, MemoryPluginStore, MemorySecretStore, MemoryStore};
 

@@ -31,6 +31,20 @@ fn nor_on_postgres() {
     sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnPostgres::new(runtime, server.database())));
 }
 
+#[cfg(feature = "mysql")]
+#[test]
+fn nor_on_mysql() {
+    let server = servers::Server::mariadb(false);
+    sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnMysql::new(runtime, server.database())));
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn nor_on_sqlite() {
+    let files = servers::Files::new();
+    sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnSqlite::new(runtime, files.database())));
+}
+
 type Make<'a> = dyn Fn(&tokio::runtime::Runtime, chrono::DateTime<chrono::Utc>) -> Box<dyn stores::Other> + Sync + 'a;
 
 fn sequences(

@@ -2,7 +2,13 @@
 
 use crate::steps::retention;
 use chrono::{DateTime, Utc};
-use sandclock::store::{JobStore, Nodes, PostgresStore, SharedOptions, SledOptions};
+#[cfg(feature = "mysql")]
+use sandclock::store::MysqlStore;
+#[cfg(feature = "postgres")]
+use sandclock::store::PostgresStore;
+#[cfg(feature = "sqlite")]
+use sandclock::store::SqliteStore;
+use sandclock::store::{JobStore, Nodes, SharedOptions, SledOptions};
 use sandclock::*;
 
 /// A store that can die.
@@ -44,35 +50,47 @@ impl Other for Sled {
     }
 }
 
-pub struct OnPostgres {
-    url: String,
-    store: PostgresStore,
-}
+macro_rules! on_database {
+    ($feature:literal, $name:ident, $store:ident) => {
+        #[cfg(feature = $feature)]
+        pub struct $name {
+            url: String,
+            store: $store,
+        }
 
-impl OnPostgres {
-    pub fn new(runtime: &tokio::runtime::Runtime, url: String) -> Self {
-        let store = runtime.block_on(Self::open(&url));
-        OnPostgres { url, store }
-    }
-
-    async fn open(url: &str) -> PostgresStore {
-        let options =
-            SharedOptions { retention: retention(), lead: std::time::Duration::ZERO, ..SharedOptions::default() };
-        PostgresStore::connect(url, options).await.expect("the store opens")
-    }
-}
-
-impl Other for OnPostgres {
-    fn store(&self) -> &dyn JobStore {
-        &self.store
-    }
-
-    fn crash(&mut self, runtime: &tokio::runtime::Runtime, _: DateTime<Utc>) {
-        runtime.block_on(async {
-            self.store = Self::open(&self.url).await;
-            for node in self.store.list_nodes().await.expect("nodes").iter().filter(|node| !node.own) {
-                self.store.evict_node(node.lease).await.expect("the dead one is known to be dead");
+        #[cfg(feature = $feature)]
+        impl $name {
+            pub fn new(runtime: &tokio::runtime::Runtime, url: String) -> Self {
+                let store = runtime.block_on(Self::open(&url));
+                $name { url, store }
             }
-        });
-    }
+
+            async fn open(url: &str) -> $store {
+                // On a clock that only tests move, nothing is claimed ahead.
+                let lead = std::time::Duration::ZERO;
+                let options = SharedOptions { retention: retention(), lead, ..SharedOptions::default() };
+                $store::connect(url, options).await.expect("the store opens")
+            }
+        }
+
+        #[cfg(feature = $feature)]
+        impl Other for $name {
+            fn store(&self) -> &dyn JobStore {
+                &self.store
+            }
+
+            fn crash(&mut self, runtime: &tokio::runtime::Runtime, _: DateTime<Utc>) {
+                runtime.block_on(async {
+                    self.store = Self::open(&self.url).await;
+                    for node in self.store.list_nodes().await.expect("nodes").iter().filter(|node| !node.own) {
+                        self.store.evict_node(node.lease).await.expect("the dead one is known to be dead");
+                    }
+                });
+            }
+        }
+    };
 }
+
+on_database!("postgres", OnPostgres, PostgresStore);
+on_database!("mysql", OnMysql, MysqlStore);
+on_database!("sqlite", OnSqlite, SqliteStore);

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use rustix::process::Signal;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 /// How long a server may take to start.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
+const REDIS_DATABASES: usize = 512;
 static DATABASES: AtomicUsize = AtomicUsize::new(0);
 
 /// A server of this test.
@@ -26,11 +28,23 @@ pub struct Server {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Postgres,
+    Mariadb,
+    Redis,
+}
+
+impl Kind {
+    /// What makes a server end at once.
+    fn end(self) -> Signal {
+        match self {
+            Kind::Postgres => Signal::QUIT,
+            Kind::Mariadb | Kind::Redis => Signal::KILL,
+        }
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.signal(Signal::QUIT);
+        self.signal(self.kind.end());
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
             if let Ok(Some(_)) = self.child.try_wait() {
@@ -91,11 +105,41 @@ impl Server {
         server
     }
 
+    /// A MariaDB, or a MySQL under its name.
+    pub fn mariadb(durable: bool) -> Self {
+        let dir = directory(durable);
+        let mut init = Command::new("mariadb-install-db");
+        init.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+        init.arg(format!("--datadir={}", dir.path().join("data").display()));
+        unprivileged(&mut init, dir.path());
+        run(&mut init);
+        let port = free_port();
+        let child = start_mariadb(dir.path(), port, durable);
+        let server = Server { child, dir, port, kind: Kind::Mariadb };
+        server.wait();
+        server
+    }
+
+    /// A Redis. `durable`: it writes all to its log before it answers; else it forgets all when it ends.
+    pub fn redis(durable: bool) -> Self {
+        let dir = directory(durable);
+        let port = free_port();
+        let child = start_redis(dir.path(), port, durable);
+        let server = Server { child, dir, port, kind: Kind::Redis };
+        server.wait();
+        server
+    }
+
     /// Ends it at once, as a power cut would, and starts it again.
     pub fn restart(&mut self) {
-        self.signal(Signal::QUIT);
+        self.signal(self.kind.end());
         let _ = self.child.wait();
-        self.child = start_postgres(self.dir.path(), self.port, true);
+        let start = match self.kind {
+            Kind::Postgres => start_postgres,
+            Kind::Mariadb => start_mariadb,
+            Kind::Redis => start_redis,
+        };
+        self.child = start(self.dir.path(), self.port, true);
         self.wait();
     }
 
@@ -109,6 +153,8 @@ impl Server {
         while Instant::now() < until {
             let ready = match self.kind {
                 Kind::Postgres => self.psql("postgres", "SELECT 1").is_some(),
+                Kind::Mariadb => self.mysql("SELECT 1").is_some(),
+                Kind::Redis => self.redis_answers(),
             };
             if ready && TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
                 return;
@@ -143,15 +189,60 @@ impl Server {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
+    /// Runs a statement by itself; what it answers, one row a line.
+    pub fn mysql(&self, sql: &str) -> Option<String> {
+        let output = Command::new("mariadb")
+            .args(["--no-defaults", "-u", "root", "-NB", "-e", sql, "-S"])
+            .arg(self.dir.path().join("socket"))
+            .stderr(Stdio::null())
+            .output()
+            .expect("mariadb is installed");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    fn redis_answers(&self) -> bool {
+        let mut answer = [0; 7];
+        let mut ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.write_all(b"PING\r\n")?;
+            stream.read_exact(&mut answer)
+        };
+        ask().is_ok() && &answer == b"+PONG\r\n"
+    }
+
     /// The URL of a new, empty database.
     pub fn database(&self) -> String {
-        let name = format!("d{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("d{number}");
         match self.kind {
+            Kind::Mariadb => {
+                self.mysql(&format!("CREATE DATABASE {name}")).expect("a database is made");
+                format!("mysql://root@127.0.0.1:{}/{name}", self.port)
+            }
+            Kind::Redis => {
+                assert!(number < REDIS_DATABASES, "a test has used up its databases");
+                format!("redis://127.0.0.1:{}/{number}", self.port)
+            }
             Kind::Postgres => {
                 self.psql("postgres", &format!("CREATE DATABASE {name}")).expect("a database is made");
                 format!("postgres://sandclock@127.0.0.1:{}/{name}", self.port)
             }
         }
+    }
+}
+
+/// A place for databases that are files.
+pub struct Files(tempfile::TempDir);
+
+impl Files {
+    pub fn new() -> Self {
+        Files(directory(false))
+    }
+
+    /// The URL of a new, empty database.
+    pub fn database(&self) -> String {
+        let name = format!("d{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        format!("sqlite://{}", self.0.path().join(name).display())
     }
 }
 
@@ -176,4 +267,30 @@ fn start_postgres(dir: &Path, port: u16, durable: bool) -> Child {
     unprivileged(&mut command, dir);
     let log = std::fs::File::create(dir.join("log")).expect("a log");
     command.stdout(Stdio::null()).stderr(log).spawn().expect("postgres is installed")
+}
+
+fn start_mariadb(dir: &Path, port: u16, durable: bool) -> Child {
+    let mut command = Command::new("mariadbd");
+    command.arg("--no-defaults").arg("--datadir").arg(dir.join("data")).arg("--socket").arg(dir.join("socket"));
+    command.arg("--pid-file").arg(dir.join("pid")).args(["--bind-address=127.0.0.1", "--port", &port.to_string()]);
+    // The host's names are none of its business, and it holds all that a test has.
+    command.args(["--skip-name-resolve", "--max-connections=500", "--innodb-buffer-pool-size=128M"]);
+    if !durable {
+        command.args(["--innodb-flush-log-at-trx-commit=0", "--skip-innodb-doublewrite"]);
+    }
+    unprivileged(&mut command, dir);
+    let log = std::fs::File::create(dir.join("log")).expect("a log");
+    command.stdout(Stdio::null()).stderr(log).spawn().expect("mariadbd is installed")
+}
+
+fn start_redis(dir: &Path, port: u16, durable: bool) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(dir);
+    command.args(["--databases", &REDIS_DATABASES.to_string()]);
+    if durable {
+        command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+    }
+    unprivileged(&mut command, dir);
+    let log = std::fs::File::create(dir.join("log")).expect("a log");
+    command.stdout(log).stderr(Stdio::null()).spawn().expect("redis-server is installed")
 }

@@ -87,7 +87,7 @@ impl<D: Database> Keeper<D> {
         }
     }
 
-    async fn renew(&self) -> Result<()> {
+    pub async fn renew(&self) -> Result<()> {
         let lease = self.lease.load(Ordering::Acquire);
         if lease == 0 {
             return Ok(());

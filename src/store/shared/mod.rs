@@ -577,6 +577,8 @@ impl<D: Database> Nodes for SharedStore<D> {
             return Err(Error::NodeNotFound(lease));
         }
         database.evict(lease).await?;
+        // Where one node claims, that may have been it.
+        self.keeper.renew().await?;
         self.keeper.watch().await
     }
 
