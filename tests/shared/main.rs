@@ -3,3 +3,4 @@
 mod contract;
 #[path = "../servers/mod.rs"]
 mod servers;
+mod standby;
