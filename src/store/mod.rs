@@ -6,6 +6,8 @@ mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod record;
+#[cfg(feature = "redis")]
+mod redis;
 mod row;
 mod shared;
 mod sled;
@@ -16,6 +18,8 @@ mod table;
 pub use self::sled::{HomeLock, OPENER_THREAD, Recovered, SledOptions, SledStore, recover};
 pub(crate) use table::Table;
 
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use shared::{Database, SharedOptions, SharedStore};

@@ -45,6 +45,13 @@ fn nor_on_sqlite() {
     sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnSqlite::new(runtime, files.database())));
 }
 
+#[cfg(feature = "redis")]
+#[test]
+fn nor_on_redis() {
+    let server = servers::Server::redis(false);
+    sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnRedis::new(runtime, server.database())));
+}
+
 type Make<'a> = dyn Fn(&tokio::runtime::Runtime, chrono::DateTime<chrono::Utc>) -> Box<dyn stores::Other> + Sync + 'a;
 
 fn sequences(

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use sandclock::store::MysqlStore;
 #[cfg(feature = "postgres")]
 use sandclock::store::PostgresStore;
+#[cfg(feature = "redis")]
+use sandclock::store::RedisStore;
 #[cfg(feature = "sqlite")]
 use sandclock::store::SqliteStore;
 use sandclock::store::{JobStore, Nodes, SharedOptions, SledOptions};
@@ -94,3 +96,4 @@ macro_rules! on_database {
 on_database!("postgres", OnPostgres, PostgresStore);
 on_database!("mysql", OnMysql, MysqlStore);
 on_database!("sqlite", OnSqlite, SqliteStore);
+on_database!("redis", OnRedis, RedisStore);

@@ -35,3 +35,4 @@ macro_rules! keeps_the_contract {
 keeps_the_contract!(postgres_keeps_the_contract, "postgres", PostgresStore, crate::servers::Server::postgres(false));
 keeps_the_contract!(mysql_keeps_the_contract, "mysql", MysqlStore, crate::servers::Server::mariadb(false));
 keeps_the_contract!(sqlite_keeps_the_contract, "sqlite", SqliteStore, crate::servers::Files::new());
+keeps_the_contract!(redis_keeps_the_contract, "redis", RedisStore, crate::servers::Server::redis(true));

@@ -4,3 +4,4 @@ mod ahead;
 mod contract;
 #[path = "../servers/mod.rs"]
 mod servers;
+mod standby;
