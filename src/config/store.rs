@@ -39,12 +39,14 @@ pub fn check_url(url: &str) -> std::result::Result<(), Invalid> {
         ("postgresql", cfg!(feature = "postgres")),
         ("mysql", cfg!(feature = "mysql")),
         ("sqlite", cfg!(feature = "sqlite")),
+        ("redis", cfg!(feature = "redis")),
+        ("rediss", cfg!(feature = "redis")),
     ];
     match built.iter().find(|(name, _)| *name == scheme) {
         Some((_, true)) => Ok(()),
         Some((name, false)) => Err(refused(format!("this program was built without it (`--features {name}`)"))),
         None => Err(refused("it is none that there is".into())
-            .hint("`postgres://user:password@host/database`, `mysql://…` or `sqlite:///path/to/file`")),
+            .hint("`postgres://user:password@host/database`, `mysql://…`, `redis://…` or `sqlite:///path/to/file`")),
     }
 }
 
@@ -61,6 +63,8 @@ pub async fn open(url: Option<&str>, home: &Path, node: &str, lease: Duration) -
         Some(("mysql", _)) => shared(crate::store::MysqlStore::connect(url, options).await?),
         #[cfg(feature = "sqlite")]
         Some(("sqlite", _)) => shared(crate::store::SqliteStore::connect(url, options).await?),
+        #[cfg(feature = "redis")]
+        Some(("redis" | "rediss", _)) => shared(crate::store::RedisStore::connect(url, options).await?),
         _ => return Err(Error::NotRunning),
     };
     Ok(Opened { lock: Some(Arc::new(lock)), ..opened })

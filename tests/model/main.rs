@@ -27,6 +27,9 @@ fn random_sequences_lose_nothing_and_run_nothing_twice() {
 #[cfg(feature = "postgres")]
 #[test]
 fn nor_on_postgres() {
+    if !servers::there("postgres") {
+        return;
+    }
     let server = servers::Server::postgres(false);
     sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnPostgres::new(runtime, server.database())));
 }
@@ -34,6 +37,9 @@ fn nor_on_postgres() {
 #[cfg(feature = "mysql")]
 #[test]
 fn nor_on_mysql() {
+    if !servers::there("mysql") {
+        return;
+    }
     let server = servers::Server::mariadb(false);
     sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnMysql::new(runtime, server.database())));
 }
@@ -48,6 +54,9 @@ fn nor_on_sqlite() {
 #[cfg(feature = "redis")]
 #[test]
 fn nor_on_redis() {
+    if !servers::there("redis") {
+        return;
+    }
     let server = servers::Server::redis(false);
     sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnRedis::new(runtime, server.database())));
 }

@@ -57,6 +57,27 @@ impl Drop for Server {
     }
 }
 
+/// Whether a test of this database can be made here; says so if not. `.ci/run` has all of them, and
+/// there it is no excuse.
+pub fn there(database: &str) -> bool {
+    let programs: &[&str] = match database {
+        "postgres" => &["initdb", "postgres", "psql"],
+        "mysql" => &["mariadbd"],
+        "redis" => &["redis-server"],
+        _ => &[],
+    };
+    let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+    let found = |program: &str| {
+        postgres_program(program).is_absolute() || places.split(':').any(|dir| Path::new(dir).join(program).exists())
+    };
+    let missing: Vec<&&str> = programs.iter().filter(|program| !found(program)).collect();
+    if !missing.is_empty() {
+        eprintln!("skipped: there is no {missing:?} here (.ci/run installs it)");
+        assert!(std::env::var_os("SANDCLOCK_SERVERS").is_none(), "it is required here");
+    }
+    missing.is_empty()
+}
+
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").port()
 }

@@ -24,7 +24,10 @@ struct Bench {
 
 impl Bench {
     /// Two nodes, and a job that fires every ten seconds from second 10 on.
-    async fn new() -> Self {
+    async fn new() -> Option<Self> {
+        if !crate::servers::there("postgres") {
+            return None;
+        }
         let server = Server::postgres(false);
         let url = server.database();
         let open = async |node: &str| {
@@ -41,7 +44,7 @@ impl Bench {
         let job = Box::new(Job::new(id(), "m:f".parse().expect("a func"), trigger));
         let add = Change::Add { job, paused: false, conflict: Conflict::Refuse, first: None };
         change(&here, 0, add).await;
-        Bench { _server: server, here, there }
+        Some(Bench { _server: server, here, there })
     }
 }
 
@@ -67,7 +70,7 @@ async fn kinds(store: &PostgresStore) -> Vec<EventKind> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_is_claimed_before_its_time_and_told_of_when_it_starts() {
-    let Bench { here, there, .. } = &Bench::new().await;
+    let Some(Bench { here, there, .. }) = &Bench::new().await else { return };
     let early = claim(here, 5).await;
     assert!(early.claimed.is_empty(), "five seconds are too early");
     assert_eq!(early.next_due, Some(time(9)), "half of the lead before its time");
@@ -87,7 +90,7 @@ async fn a_run_is_claimed_before_its_time_and_told_of_when_it_starts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_anywhere_takes_it_back_without_a_trace() {
-    let Bench { here, there, .. } = &Bench::new().await;
+    let Some(Bench { here, there, .. }) = &Bench::new().await else { return };
     for elsewhere in [false, true] {
         let claimed = claim(here, 9).await.claimed.remove(0).run;
         let by = if elsewhere { there } else { here };
@@ -106,7 +109,7 @@ async fn a_pause_anywhere_takes_it_back_without_a_trace() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_trigger_takes_it_back_and_a_removal_too() {
-    let Bench { here, there, .. } = &Bench::new().await;
+    let Some(Bench { here, there, .. }) = &Bench::new().await else { return };
     let claimed = claim(here, 9).await.claimed.remove(0).run;
     let base = here.get_job(&id()).await.expect("a read").and_then(|entry| entry.job).expect("a job");
     let trigger = Trigger::every(Duration::from_secs(7)).expect("an interval");
@@ -128,7 +131,7 @@ async fn another_trigger_takes_it_back_and_a_removal_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_is_cancelled_from_another_node() {
-    let Bench { here, there, .. } = &Bench::new().await;
+    let Some(Bench { here, there, .. }) = &Bench::new().await else { return };
     let claimed = claim(here, 10).await.claimed.remove(0).run;
     change(there, 10, Change::Cancel { run: claimed.id }).await;
     let told = tokio::time::timeout(Duration::from_secs(20), async {
@@ -143,7 +146,7 @@ async fn a_run_is_cancelled_from_another_node() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_node_ran_is_taken_over_and_its_own_word_comes_too_late() {
     use sandclock::store::Nodes;
-    let Bench { here, there, .. } = &Bench::new().await;
+    let Some(Bench { here, there, .. }) = &Bench::new().await else { return };
     let claimed = claim(here, 10).await.claimed.remove(0).run;
     let nodes = there.list_nodes().await.expect("nodes");
     let dead = nodes.iter().find(|node| !node.own).expect("the other one");

@@ -24,6 +24,9 @@ macro_rules! keeps_the_contract {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
             use sandclock::store::$store;
+            if !crate::servers::there($feature) {
+                return;
+            }
             let place = $place;
             let open = async || $store::connect(&place.database(), virtual_time()).await.expect("the store opens");
             conformance::check(&open).await;

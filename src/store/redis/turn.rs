@@ -238,7 +238,7 @@ impl<'a> Loading<'a> {
                 self.add(&ids).await?;
             }
         }
-        self.orphans(levels).await?;
+        loaded.orphans = self.orphans(levels).await?;
         loaded.next_alarm = self.upcoming(keys::ALARM, |row| row.alarm).await?;
         loaded.next_wake = self.upcoming(keys::WAKE, |row| row.wake).await?;
         loaded.next_manual = self.upcoming(keys::MANUAL, |row| row.manual).await?;
@@ -256,7 +256,7 @@ impl<'a> Loading<'a> {
 
     /// Takes what is due from a line, and says how much that was.
     async fn take(&mut self, lane: &str, priority: i64, most: usize) -> Result<usize> {
-        let due = format!("({}", keys::time(self.wanted.now.saturating_add(1)));
+        let due = format!("({}", keys::time(self.wanted.until.saturating_add(1)));
         let members = self.session.range(&keys::line(lane, priority), "-", &due, most).await?;
         let ids = members.iter().map(|member| keys::job_of(member, keys::TIME * 2)).collect::<Result<Vec<_>>>()?;
         self.add(&ids).await?;
@@ -266,7 +266,7 @@ impl<'a> Loading<'a> {
     /// Takes what is due from a lane; when the first job that was not taken comes, or came, into line.
     async fn lane(&mut self, wanted: &LaneWanted, priorities: &[i64]) -> Result<Option<i64>> {
         let LaneWanted { lane, most } = wanted;
-        let now = self.wanted.now;
+        let Wanted { now, until, .. } = *self.wanted;
         let mut left = *most;
         for priority in priorities {
             if left > 0 {
@@ -274,13 +274,15 @@ impl<'a> Loading<'a> {
             }
         }
         if *most > 0 && left == 0 {
-            return Ok(Some(now));
+            let of_lane = self.jobs.values().filter(|row| row.lane == *lane);
+            let last = of_lane.filter_map(|row| row.line).filter(|line| *line <= until).max();
+            return Ok(Some(last.unwrap_or(now).max(now)));
         }
         let named: HashSet<&JobId> = self.wanted.named.iter().collect();
         let passed_over = |row: &&JobRow| row.lane == *lane && row.line.is_some() && named.contains(&row.id);
         // One of so many is none that was named.
         let enough = self.jobs.values().filter(passed_over).count() + 1;
-        let after = if *most == 0 { "-".to_owned() } else { format!("[{}", keys::time(now.saturating_add(1))) };
+        let after = if *most == 0 { "-".to_owned() } else { format!("[{}", keys::time(until.saturating_add(1))) };
         let mut first: Option<i64> = None;
         for priority in priorities {
             for member in self.session.range(&keys::line(lane, *priority), &after, "+", enough).await? {
@@ -295,12 +297,12 @@ impl<'a> Loading<'a> {
     }
 
     /// Takes jobs that are due in lanes that no node serves.
-    async fn orphans(&mut self, levels: &Levels) -> Result<()> {
+    async fn orphans(&mut self, levels: &Levels) -> Result<Vec<String>> {
         let own: BTreeSet<&str> = self.wanted.lanes.iter().map(|lane| lane.lane.as_str()).collect();
         let others: Vec<&String> = levels.keys().filter(|lane| !own.contains(lane.as_str())).collect();
         let mut left = self.wanted.orphans;
         if left == 0 || others.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut served = BTreeSet::new();
         for (_, row) in super::leases(self.session).await? {
@@ -308,15 +310,15 @@ impl<'a> Loading<'a> {
                 served.extend(row.node.lanes);
             }
         }
-        for lane in others.into_iter().filter(|lane| !served.contains(lane.as_str())) {
+        let unserved: Vec<&String> = others.into_iter().filter(|lane| !served.contains(lane.as_str())).collect();
+        for lane in unserved.iter().copied() {
             for priority in &levels[lane] {
-                left = left.saturating_sub(self.take(lane, *priority, left).await?);
-                if left == 0 {
-                    return Ok(());
+                if left > 0 {
+                    left = left.saturating_sub(self.take(lane, *priority, left).await?);
                 }
             }
         }
-        Ok(())
+        Ok(unserved.into_iter().cloned().collect())
     }
 
     /// The first time after now of a job that was not loaded.
@@ -401,7 +403,12 @@ impl<'a> Writing<'a> {
     }
 
     async fn runs(&mut self) -> Result<(), CommitError> {
-        let Written { begun, changed, cancel, .. } = self.written;
+        let Written { begun, changed, cancel, withdrawn, .. } = self.written;
+        let undone = self.session.runs(withdrawn).await.map_err(CommitError::Failed)?;
+        for run in &undone {
+            self.undo_run(run);
+        }
+        let undone: HashSet<String> = undone.iter().filter_map(keys::fire).collect();
         let ids: Vec<RunId> = changed.iter().map(|run| run.id).chain(cancel.iter().copied()).collect();
         let old = self.session.runs(&ids).await.map_err(CommitError::Failed)?;
         let old: HashMap<RunId, RunRow> = old.into_iter().map(|run| (run.id, run)).collect();
@@ -409,7 +416,8 @@ impl<'a> Writing<'a> {
         let fires: Vec<String> = new.iter().copied().filter_map(keys::fire).collect();
         let claimed = self.session.fields(keys::FIRE, &fires).await.map_err(CommitError::Failed)?;
         let distinct: HashSet<&String> = fires.iter().collect();
-        if distinct.len() < fires.len() || claimed.iter().any(Option::is_some) {
+        let before = fires.iter().zip(&claimed).any(|(fire, run)| run.is_some() && !undone.contains(fire));
+        if distinct.len() < fires.len() || before {
             return Err(CommitError::ClaimedBefore);
         }
         for run in new {
@@ -439,6 +447,18 @@ impl<'a> Writing<'a> {
     fn put_run(&mut self, run: &RunRow) -> Result<()> {
         self.commands.cmd("HSET").arg(keys::RUN).arg(run.id.to_string()).arg(keys::pack_run(run)?).ignore();
         Ok(())
+    }
+
+    /// Forgets a run that was claimed ahead, as if it had never been.
+    fn undo_run(&mut self, run: &RunRow) {
+        let id = run.id.to_string();
+        self.indexes.remove(keys::RUNS.into(), id.clone());
+        self.indexes.remove(keys::runs_of(&run.job), id.clone());
+        self.indexes.remove(keys::going(run.lease), id.clone());
+        if let Some(fire) = keys::fire(run) {
+            self.commands.cmd("HDEL").arg(keys::FIRE).arg(fire).ignore();
+        }
+        self.commands.cmd("HDEL").arg(keys::RUN).arg(id).ignore();
     }
 
     fn new_run(&mut self, run: &RunRow) -> Result<()> {
