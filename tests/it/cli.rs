@@ -465,6 +465,7 @@ fn the_help_is_as_reviewed() {
         "job",
         "run",
         "listener",
+        "node",
         "secret",
         "token",
         "open",

@@ -96,7 +96,7 @@ fn chown(dir: &Path, id: u32) {
 }
 
 /// The newest PostgreSQL that is installed.
-fn postgres_program(name: &str) -> PathBuf {
+pub fn postgres_program(name: &str) -> PathBuf {
     let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.flatten().map(|version| version.path().join("bin").join(name)).collect())
         .unwrap_or_default();

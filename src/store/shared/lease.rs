@@ -189,6 +189,16 @@ impl<D: Database> Keeper<D> {
         lock(&self.dead).retain(|lease| *lease != dead);
     }
 
+    /// Notes the lines that this node serves; true if they were others before.
+    pub fn serves<'a>(&self, lanes: impl Iterator<Item = &'a str> + Clone) -> bool {
+        let mut node = lock(&self.node);
+        let new = !lanes.clone().eq(node.lanes.iter().map(String::as_str));
+        if new {
+            node.lanes = lanes.map(str::to_owned).collect();
+        }
+        new
+    }
+
     /// Whether somebody has changed something since this was last asked.
     pub fn take_hint(&self) -> bool {
         self.hinted.swap(false, Ordering::AcqRel)

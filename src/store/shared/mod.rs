@@ -363,12 +363,9 @@ impl<D: Database> JobStore for SharedStore<D> {
     async fn turn(&self, turn: Turn) -> Result<Turned> {
         self.open_database()?;
         let mut working = self.working.lock().await;
-        {
-            let mut node = lock(&self.keeper.node);
-            let lanes = turn.slots.keys().map(Alias::as_str);
-            if !turn.slots.is_empty() && !lanes.clone().eq(node.lanes.iter().map(String::as_str)) {
-                node.lanes = lanes.map(str::to_owned).collect();
-            }
+        if !turn.slots.is_empty() && self.keeper.serves(turn.slots.keys().map(Alias::as_str)) {
+            // Others would think that nobody serves them.
+            self.keeper.renew().await?;
         }
         let mut takes_over = true;
         for _ in 0..RACES_MAX {

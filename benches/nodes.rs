@@ -1,0 +1,320 @@
+//! Many nodes on one PostgreSQL, each figure beside its baseline in the same run. A server of its own is
+//! started, with its files on the disk and every commit waiting for it.
+//!
+//! `cargo bench --bench nodes` runs all of it; `-- nodes pgbench jobs snapshot late takeover peers` picks
+//! parts, and `RUNS=20000` makes it smaller.
+
+#[path = "../tests/servers/mod.rs"]
+mod servers;
+
+use chrono::{TimeDelta, Utc};
+use sandclock::store::{Change, Claim, Conflict, Nodes, PostgresStore, SharedOptions, SledOptions, Turn};
+use sandclock::*;
+use servers::Server;
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+// As in the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const SLOTS: usize = 512;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
+    let runs: usize = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(60_000);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let server = Server::postgres(true);
+    let mut one = None;
+    if wants("nodes") || wants("pgbench") || wants("peers") {
+        for nodes in [1, 2, 4] {
+            let rate = runtime.block_on(fire(&server.database(), nodes, runs));
+            let times = one.map_or(String::new(), |one: f64| format!(", {:.2} times one node", rate / one));
+            println!("{nodes} nodes: {rate:.0} firings a second{times}");
+            one.get_or_insert(rate);
+        }
+    }
+    if wants("pgbench") {
+        let rate = pgbench(&server);
+        let ratio = one.unwrap_or(0.0) / rate;
+        println!(
+            "pgbench, the statements of a turn of 256 ends and 256 claims: {rate:.0} firings a second; one node has {ratio:.2} of it (aim 0.7)"
+        );
+    }
+    if wants("jobs") {
+        let small = runtime.block_on(among(&server.database(), 1_000, runs / 3));
+        let large = runtime.block_on(among(&server.database(), 1_000_000, runs / 3));
+        println!(
+            "among 10^3 jobs {small:.0}, among 10^6 jobs {large:.0} firings a second: {:.2} times the cost (aim 1.2)",
+            small / large
+        );
+    }
+    if wants("snapshot") {
+        let url = server.database();
+        let normal = runtime.block_on(fire(&url, 1, runs / 2));
+        let name = url.rsplit_once('/').unwrap().1.to_owned();
+        let port = server.port.to_string();
+        let hold = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM sandclock.job; SELECT pg_sleep(120)";
+        let mut held = Command::new("psql")
+            .args(["-h", "127.0.0.1", "-p", &port, "-U", "sandclock", "-d", &name, "-qc", hold])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        // Once so that what is dead piles up, and once more.
+        runtime.block_on(fire(&url, 1, runs / 2));
+        let under = runtime.block_on(fire(&url, 1, runs / 2));
+        let _ = (held.kill(), held.wait());
+        println!(
+            "with a held snapshot {under:.0}, without {normal:.0} firings a second: {:.2} (aim 0.9)",
+            under / normal
+        );
+    }
+    if wants("late") {
+        runtime.block_on(lateness(&server));
+    }
+    if wants("takeover") {
+        runtime.block_on(takeover(&server));
+    }
+    if wants("peers") {
+        peers(&server, one.unwrap_or(0.0));
+    }
+}
+
+async fn connect(url: &str, node: &str) -> PostgresStore {
+    let options = SharedOptions { node: node.into(), ..SharedOptions::default() };
+    PostgresStore::connect(url, options).await.unwrap()
+}
+
+/// Adds jobs, a few hundred in a turn.
+async fn add(store: &dyn JobStore, ids: impl Iterator<Item = String>, trigger: impl Fn(usize) -> Trigger) {
+    let mut changes = Vec::new();
+    let mut ids = ids.enumerate().peekable();
+    while let Some((n, id)) = ids.next() {
+        let job = Box::new(Job::new(id.parse().unwrap(), "m:f".parse().unwrap(), trigger(n)));
+        changes.push(Change::Add { job, paused: false, conflict: Conflict::Replace, first: None });
+        if changes.len() == 1000 || ids.peek().is_none() {
+            let turn = Turn { now: Utc::now(), changes: std::mem::take(&mut changes), ..Turn::default() };
+            for reply in store.turn(turn).await.unwrap().replies {
+                reply.unwrap();
+            }
+        }
+    }
+}
+
+/// Firings a second of so many nodes that find so many jobs due.
+async fn fire(url: &str, nodes: usize, runs: usize) -> f64 {
+    let first = connect(url, "loader").await;
+    let due = Utc::now() - TimeDelta::seconds(5);
+    let batch = Utc::now().timestamp_micros();
+    add(&first, (0..runs).map(|n| format!("j{batch}-{n}")), |_| Trigger::at(due)).await;
+    first.close().await.unwrap();
+    drain(url, nodes, runs).await
+}
+
+async fn drain(url: &str, nodes: usize, runs: usize) -> f64 {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let mut schedulers = Vec::new();
+    for n in 0..nodes {
+        let store = connect(url, &format!("node{n}")).await;
+        let clock: Arc<dyn Clock> = Arc::new(store.clock());
+        let scheduler = Scheduler::new(clock.clone());
+        let counted = ended.clone();
+        let executor = NativeExecutor::new(SLOTS, clock).with("m:f".parse().unwrap(), move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async { Ok(serde_json::Value::Null) }
+        });
+        scheduler.add_executor(Alias::default(), Arc::new(executor)).await.unwrap();
+        scheduler.add_jobstore(Alias::default(), Arc::new(store)).await.unwrap();
+        schedulers.push(scheduler);
+    }
+    let begun = Instant::now();
+    for scheduler in &schedulers {
+        scheduler.start().await.unwrap();
+    }
+    while ended.load(Ordering::Relaxed) < runs {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(begun.elapsed() < Duration::from_secs(300), "{ended:?} of {runs}");
+    }
+    let rate = runs as f64 / begun.elapsed().as_secs_f64();
+    for scheduler in schedulers {
+        scheduler.shutdown(Drain::For(Duration::from_secs(10))).await.unwrap();
+    }
+    rate
+}
+
+/// The same among so many jobs that only wait.
+async fn among(url: &str, jobs: usize, runs: usize) -> f64 {
+    let store = connect(url, "loader").await;
+    let far = Utc::now() + TimeDelta::days(300);
+    add(&store, (0..jobs).map(|n| format!("idle{n}")), |n| Trigger::at(far + TimeDelta::seconds(n as i64))).await;
+    store.close().await.unwrap();
+    fire(url, 1, runs).await
+}
+
+/// The statements of turns that each record 256 ends and claim 256 runs, by pgbench with one connection:
+/// what the server can do.
+fn pgbench(server: &Server) -> f64 {
+    let url = server.database();
+    let name = url.rsplit_once('/').unwrap().1;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let due = Utc::now() - TimeDelta::days(1);
+    runtime.block_on(async {
+        let store = connect(&url, "loader").await;
+        add(&store, (0..60_000).map(|n| format!("j{n}")), |_| Trigger::every(Duration::from_secs(3600)).unwrap()).await;
+        store.close().await.unwrap();
+    });
+    let due = due.timestamp_micros();
+    server.psql(name, &format!("UPDATE sandclock.job SET line = {due}; VACUUM ANALYZE sandclock.job")).unwrap();
+    server.psql(name, "INSERT INTO sandclock.turn VALUES (0, 0, 0); INSERT INTO sandclock.lease VALUES (0, 'b', '{}', 9e18, false)").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("turn.sql");
+    let body = "x".repeat(420);
+    std::fs::write(
+        &script,
+        format!(
+            "BEGIN;
+SELECT 1 FROM sandclock.lease WHERE lease = 0 AND NOT fenced AND until > sandclock.micros() FOR KEY SHARE;
+SELECT 1 FROM sandclock.turn WHERE lease = 0 FOR UPDATE;
+SELECT count(*) AS n FROM (SELECT * FROM sandclock.job WHERE id = ANY(:'prev'::text[]) ORDER BY id FOR UPDATE) r \\gset
+SELECT array_agg(id) AS ids FROM (SELECT id FROM sandclock.job WHERE lane = 'default' AND priority = 0 AND line >= {due} AND line <= {due} + 1000000 ORDER BY line, ticket, id LIMIT 256 FOR UPDATE SKIP LOCKED) r \\gset
+SELECT nextval('sandclock.epoch') AS e \\gset
+UPDATE sandclock.job SET line = line + 3600000000, revision = job.revision, ticket = 0, waiting = false, status = 0, state = convert_to(repeat('s', 80), 'UTF8') FROM unnest(:'ids'::text[]) r(i) WHERE id = r.i;
+UPDATE sandclock.job SET revision = job.revision, ticket = 0, waiting = false, status = 0, state = convert_to(repeat('s', 40), 'UTF8') FROM unnest(:'prev'::text[]) r(i) WHERE id = r.i;
+INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, body) SELECT convert_to(i || ':' || :e, 'UTF8'), i, :e, :e, 0, 0, false, convert_to('{body}', 'UTF8') FROM unnest(:'ids'::text[]) r(i);
+INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, outcome, body) SELECT convert_to(i || ':' || :last, 'UTF8'), i, :e, :last, 0, 0, true, 0, convert_to('{body}', 'UTF8') FROM unnest(:'prev'::text[]) r(i) ON CONFLICT (id) DO UPDATE SET ended = excluded.ended, outcome = excluded.outcome, body = excluded.body;
+WITH c AS (UPDATE sandclock.counter SET value = value + 768 WHERE name = 'event' RETURNING value - 767 AS first), t AS (UPDATE sandclock.turn SET number = number + 1 WHERE lease = 0) INSERT INTO sandclock.event SELECT first, 768, convert_to(repeat('e', 60000), 'UTF8') FROM c;
+COMMIT;
+\\set last :e
+SELECT :'ids' AS prev \\gset
+"
+        ),
+    )
+    .unwrap();
+    let output = Command::new(servers::postgres_program("pgbench"))
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &server.port.to_string(),
+            "-U",
+            "sandclock",
+            "-n",
+            "-c",
+            "1",
+            "-D",
+            "prev={}",
+            "-D",
+            "last=0",
+        ])
+        .args(["-t", "220", "-f"])
+        .arg(&script)
+        .arg(name)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+    tps.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr))) * 256.0
+}
+
+/// How late runs start that fire every second, 200 of them, beside the embedded store.
+async fn lateness(server: &Server) {
+    let home = tempfile::tempdir().unwrap();
+    let sled = SledStore::open(home.path(), SledOptions::default(), Utc::now()).unwrap();
+    let embedded = late(Arc::new(sled), Arc::new(SystemClock)).await;
+    let shared = connect(&server.database(), "node").await;
+    let clock = Arc::new(shared.clock());
+    let shared = late(Arc::new(shared), clock).await;
+    for (name, (p50, p99)) in [("embedded", embedded), ("PostgreSQL", shared)] {
+        println!("lateness, {name}: p50 {p50:.2} ms, p99 {p99:.2} ms");
+    }
+    println!("p99 {:.2} times that of the embedded store (aim 2)", shared.1 / embedded.1);
+}
+
+async fn late(store: Arc<dyn JobStore>, clock: Arc<dyn Clock>) -> (f64, f64) {
+    let scheduler = Scheduler::new(clock.clone());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel::<TimeDelta>();
+    let now = clock.clone();
+    let executor = NativeExecutor::new(SLOTS, clock.clone()).with("m:f".parse().unwrap(), move |claimed| {
+        let _ = tell.send(now.now() - claimed.run.scheduled_time);
+        async { Ok(serde_json::Value::Null) }
+    });
+    scheduler.add_executor(Alias::default(), Arc::new(executor)).await.unwrap();
+    scheduler.add_jobstore(Alias::default(), store.clone()).await.unwrap();
+    // Spread over the second, so that turns are small.
+    let base = clock.now() + TimeDelta::seconds(1);
+    for n in 0..200 {
+        let start = base + TimeDelta::milliseconds(n * 5);
+        let trigger = Trigger::every(Duration::from_secs(1)).unwrap().start(start);
+        let job = Job::new(format!("j{n}").parse().unwrap(), "m:f".parse().unwrap(), trigger);
+        scheduler.add_job(job, AddOptions::default()).await.unwrap();
+    }
+    scheduler.start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    while told.try_recv().is_ok() {}
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    scheduler.shutdown(Drain::For(Duration::from_secs(5))).await.unwrap();
+    let mut late = Vec::new();
+    while let Ok(since) = told.try_recv() {
+        late.push(since.num_microseconds().unwrap() as f64 / 1000.0);
+    }
+    late.sort_by(f64::total_cmp);
+    (late[late.len() / 2], late[late.len() * 99 / 100])
+}
+
+/// From the end of a node to its runs being taken over, in lease times.
+async fn takeover(server: &Server) {
+    let url = server.database();
+    let lease = Duration::from_secs(3);
+    let options = |node: &str| SharedOptions { node: node.into(), lease, ..SharedOptions::default() };
+    let mut all = Vec::new();
+    for n in 0..8 {
+        let dies = PostgresStore::connect(&url, options("dies")).await.unwrap();
+        let lives = PostgresStore::connect(&url, options("lives")).await.unwrap();
+        let id = format!("j{n}");
+        let due = Utc::now() - TimeDelta::seconds(1);
+        add(&dies, std::iter::once(id), |_| Trigger::at(due)).await;
+        let turn = || Turn {
+            now: Utc::now(),
+            claim: Claim::Due,
+            slots: BTreeMap::from([(Alias::default(), 8)]),
+            ..Turn::default()
+        };
+        let run = dies.turn(turn()).await.unwrap().claimed.remove(0).run.id;
+        // As `kill -9`: nothing is given back.
+        tokio::time::sleep(Duration::from_millis(150 * n)).await;
+        let begun = Instant::now();
+        drop(dies);
+        while lives.get_run(run).await.unwrap().unwrap().state != RunState::Ended {
+            lives.changed().await;
+            lives.turn(turn()).await.unwrap();
+        }
+        all.push(begun.elapsed().as_secs_f64() / lease.as_secs_f64());
+        assert_eq!(lives.list_nodes().await.unwrap().iter().filter(|node| node.left.is_some()).count(), 1);
+        lives.close().await.unwrap();
+    }
+    all.sort_by(f64::total_cmp);
+    println!("takeover after a death: {:.2} lease times at most, {:.2} in the middle (aim 1.3)", all[7], all[4]);
+}
+
+/// APScheduler 3 and 4 on the same server.
+fn peers(server: &Server, ours: f64) {
+    for (version, jobs) in [("3", "2000"), ("4", "1000")] {
+        let url = server.database().replace("postgres://", "postgresql://");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/postgres.sh");
+        let output = Command::new(script).args([version, &url, jobs]).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let rate = text.lines().rev().find_map(|line| line.trim().parse::<f64>().ok());
+        match rate {
+            Some(rate) => println!(
+                "APScheduler {version}: {rate:.0} firings a second; one node of ours {:.0} times (aim 50)",
+                ours / rate
+            ),
+            None => println!("APScheduler {version}: skipped (Python or its packages are missing)"),
+        }
+    }
+}
