@@ -80,13 +80,46 @@ impl Lease {
         }
     }
 
-    /// Waits until it has run out.
+    /// Ends its term: what was begun in it is over, whatever its end is set to from now on.
+    pub fn lapse(&self) {
+        if let Some(kept) = &self.0 {
+            kept.page.until().store(0, Ordering::Release);
+            kept.page.term().fetch_add(1, Ordering::AcqRel);
+            kept.changed.send_replace(());
+        }
+    }
+
+    /// The term that it is in.
+    pub fn term(&self) -> Term {
+        Term { number: self.number(), lease: self.clone() }
+    }
+
+    fn number(&self) -> i64 {
+        self.0.as_ref().map_or(0, |kept| kept.page.term().load(Ordering::Acquire))
+    }
+}
+
+/// A lease from one time that it was taken until it ran out. A new one does not bring it back.
+#[derive(Clone)]
+pub struct Term {
+    lease: Lease,
+    number: i64,
+}
+
+impl Term {
+    /// Whether it goes on.
+    pub fn holds(&self) -> bool {
+        // The end is looked at last: it is set to nothing before the number changes.
+        self.lease.number() == self.number && self.lease.holds()
+    }
+
+    /// Waits until it is over.
     pub async fn ended(&self) {
-        let Some(kept) = &self.0 else { return std::future::pending().await };
+        let Some(kept) = &self.lease.0 else { return std::future::pending().await };
         let mut changed = kept.changed.subscribe();
         loop {
-            let left = u64::try_from(self.until().saturating_sub(boottime())).unwrap_or(0);
-            if left == 0 {
+            let left = u64::try_from(self.lease.until().saturating_sub(boottime())).unwrap_or(0);
+            if left == 0 || self.lease.number() != self.number {
                 return;
             }
             tokio::select! {
@@ -97,7 +130,7 @@ impl Lease {
     }
 }
 
-/// A page of memory with one number, and the file that it is.
+/// A page of memory with two numbers, the end and the term, and the file that it is.
 struct Page {
     at: *const AtomicI64,
     file: OwnedFd,
@@ -129,8 +162,14 @@ impl Page {
     #[expect(unsafe_code, reason = "the number is in a shared mapping")]
     fn until(&self) -> &AtomicI64 {
         // SAFETY: the mapping lives as long as the page, cannot shrink, is aligned, and is only ever
-        // accessed as an atomic number.
+        // accessed as atomic numbers.
         unsafe { &*self.at }
+    }
+
+    #[expect(unsafe_code, reason = "the number is in a shared mapping")]
+    fn term(&self) -> &AtomicI64 {
+        // SAFETY: as above; a page has room for more than one.
+        unsafe { &*self.at.add(1) }
     }
 }
 
@@ -165,7 +204,19 @@ mod tests {
         assert!(other.holds());
         lease.set(0);
         assert!(!other.holds());
-        tokio::time::timeout(Duration::from_secs(5), other.ended()).await.expect("it is told of the end");
+        tokio::time::timeout(Duration::from_secs(5), other.term().ended()).await.expect("it is told of the end");
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_before_it_ran_out_is_over_for_good() {
+        let lease = Lease::lapsed().unwrap();
+        lease.set(boottime() + 60_000_000_000);
+        let (term, other) = (lease.term(), Lease::of(lease.file().unwrap().unwrap()).unwrap().term());
+        assert!(term.holds() && other.holds());
+        lease.lapse();
+        lease.set(boottime() + 60_000_000_000);
+        assert!(lease.holds() && lease.term().holds() && !term.holds() && !other.holds());
+        tokio::time::timeout(Duration::from_secs(5), term.ended()).await.expect("it is over");
     }
 
     #[tokio::test]
@@ -173,6 +224,6 @@ mod tests {
         let lease = Lease::forever();
         lease.set(0);
         assert!(lease.holds() && lease.file().is_none());
-        assert!(tokio::time::timeout(Duration::from_millis(10), lease.ended()).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(10), lease.term().ended()).await.is_err());
     }
 }

@@ -40,7 +40,7 @@ pub struct Cli {
     #[arg(long, global = true, env = "SANDCLOCK_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
     /// A database to keep them in instead, shared with other nodes, such as
-    /// `postgres://user:password@host/database`.
+    /// `postgres://user:password@host/database`. The variable keeps the password out of `ps`.
     #[arg(long, global = true, env = "SANDCLOCK_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
     /// Print JSON.
@@ -188,6 +188,7 @@ async fn dispatch(cli: Cli) -> Done {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let store = cli.store.filter(|url| !url.is_empty());
     let Some(command) = cli.command else {
         return Err(Failure { code: 2, text: "no command is given (`sandclock --help` lists them)".to_owned() });
     };
@@ -205,13 +206,13 @@ async fn dispatch(cli: Cli) -> Done {
         }
         Command::Plugin(plugin::PluginCommand::New(args)) => project::new(&args, output),
         Command::Plugin(plugin::PluginCommand::Build(args)) => project::build(&args, output),
-        Command::Serve(args) => serve::serve(home()?, cli.store, args).await,
+        Command::Serve(args) => serve::serve(home()?, store, args).await,
         Command::Recover => system::recover(&home()?, output),
         Command::Restore(args) => backup::restore(&home()?, &args, output),
         command => {
             let wanted = std::env::var("SANDCLOCK_LOG").unwrap_or_else(|_| "warn".into());
             log_to_stderr(&wanted, LogFormat::Text)?;
-            let client = Client::connect(home()?, cli.store).await?;
+            let client = Client::connect(home()?, store).await?;
             let done = with_client(command, &client, output).await;
             client.close().await?;
             done

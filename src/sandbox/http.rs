@@ -292,7 +292,7 @@ async fn open(client: &Client, uses: &Uses, grant: &HttpGrant, tls: bool) -> Res
         ConnectError::Unresolved => Error::DnsError { rcode: None, info_code: None },
         ConnectError::Refused => Error::ConnectionRefused,
     })?;
-    let stream = Leased::new(stream, client.lease.clone());
+    let stream = Leased::new(stream, client.lease.term());
     if !tls {
         return Ok(Box::new(stream));
     }

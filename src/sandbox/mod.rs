@@ -33,7 +33,7 @@ pub use setting::{Given, Live, Setting};
 use self::http::Client;
 use crate::error::{Error, Result};
 use crate::grant::{Capability, Use};
-use crate::lease::Lease;
+use crate::lease::{Lease, Term};
 use crate::plugin::{Function, Interface, Param};
 use crate::run::{ERROR_BYTES_MAX, Outcome, RunLogs, Usage, cut};
 use crate::values::ValueChanges;
@@ -336,13 +336,14 @@ impl Sandbox {
     /// Runs a call to its end, its timeout, or its cancellation.
     pub async fn call(&self, call: Call, setting: &Setting, cancel: &CancellationToken) -> Ended {
         let limits = &setting.limits;
+        let term = self.lease.term();
         let internal = |error: String| Ended::without_a_call(Outcome::Internal { error });
         let timed_out = || Outcome::TimedOut { error: timed_out(limits.timeout) };
         let until = tokio::time::Instant::now() + limits.timeout;
         // Its directories are looked at, and that may take its time.
         let made = tokio::select! {
             biased;
-            () = self.lease.ended() => return Ended::without_a_call(Outcome::Interrupted),
+            () = term.ended() => return Ended::without_a_call(Outcome::Interrupted),
             () = cancel.cancelled() => return Ended::without_a_call(Outcome::Cancelled),
             made = tokio::time::timeout_at(until, self.state(setting, &call)) => made,
         };
@@ -351,7 +352,7 @@ impl Sandbox {
             Ok(Err(error)) => return internal(error),
             Err(_) => return Ended::without_a_call(timed_out()),
         };
-        let mut store = match self.store(state, setting) {
+        let mut store = match self.store(state, setting, &term) {
             Ok(store) => store,
             Err(error) => return internal(error.to_string()),
         };
@@ -359,12 +360,12 @@ impl Sandbox {
         // nor anything else runs while it waits in the host.
         let ended = tokio::select! {
             biased;
-            () = self.lease.ended() => None,
+            () = term.ended() => None,
             () = cancel.cancelled() => None,
             ended = tokio::time::timeout_at(until, call.invoke(&mut store)) => Some(ended),
         };
         let outcome = match ended {
-            _ if !self.lease.holds() => Outcome::Interrupted,
+            _ if !term.holds() => Outcome::Interrupted,
             None => Outcome::Cancelled,
             Some(Err(_)) => timed_out(),
             Some(Ok(Ok(results))) => returned(&results),
@@ -394,7 +395,7 @@ impl Sandbox {
         State::new(setting, &call.argv, client, &self.shares).await
     }
 
-    fn store(&self, state: State, setting: &Setting) -> wasmtime::Result<Store<State>> {
+    fn store(&self, state: State, setting: &Setting, term: &Term) -> wasmtime::Result<Store<State>> {
         let mut store = Store::try_new(&self.engine, state)?;
         store.limiter(|state| &mut state.limiter);
         // Before instantiation: start functions run there.
@@ -403,10 +404,10 @@ impl Sandbox {
         store.set_hostcall_fuel(engine::TRANSFER_BYTES_MAX);
         store.set_max_component_handles(engine::HANDLES_MAX);
         if !self.lease.is_forever() {
-            let lease = self.lease.clone();
+            let term = term.clone();
             // Whatever a guest does to the world is a call of the host.
             store.call_hook(move |_, hook| match hook {
-                CallHook::CallingHost if !lease.holds() => Err(wasmtime::Error::msg("the lease has run out")),
+                CallHook::CallingHost if !term.holds() => Err(wasmtime::Error::msg("the lease has run out")),
                 _ => Ok(()),
             });
         }

@@ -147,6 +147,8 @@ impl Dispatcher {
                     retry = (retry * 2).min(RETRY_MAX);
                     tokio::select! {
                         () = self.wait_until(again) => {}
+                        // One that others share may be back, or have found its way back.
+                        () = self.store.changed() => {}
                         () = self.stop.cancelled(), if !stopping => {}
                     }
                     if stopping {
@@ -262,6 +264,7 @@ impl Dispatcher {
         }
         match publish {
             // In the order of all nodes.
+            Some(_) if events.is_empty() => {}
             Some(follower) => drop(follower.send(events)),
             None => self.shared.bus.publish(events),
         }
@@ -318,7 +321,7 @@ impl Dispatcher {
             self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(run, withdrawn.clone());
         }
         let held = self.held.clone();
-        let (clock, lease) = (self.shared.clock.clone(), self.store.lease());
+        let (clock, term) = (self.shared.clock.clone(), self.store.lease().term());
         let news = tell.clone();
         // The dispatcher outlives its runs, so its ear is open.
         let began = Began::new(move |at| drop(news.send(News::Started(Started { run, at }))));
@@ -331,13 +334,13 @@ impl Dispatcher {
             }
             let execute = AssertUnwindSafe(executor.execute(claimed, began, cancel.clone())).catch_unwind();
             tokio::pin!(execute);
-            let executed = if !lease.holds() {
+            let executed = if !term.holds() {
                 Ok(Report::not_started(clock.now(), Outcome::Interrupted))
             } else {
                 tokio::select! {
                     biased;
                     // What it does from now on somebody else may be doing as well.
-                    () = lease.ended() => {
+                    () = term.ended() => {
                         cancel.cancel();
                         let interrupted = |report: Report| Report { outcome: Outcome::Interrupted, ..report };
                         execute.await.map(interrupted)

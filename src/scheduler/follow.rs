@@ -16,13 +16,15 @@ const BATCH: usize = 512;
 /// Publishes the events of a store; `own` brings those of this node's turns, each turn's together.
 pub async fn follow(store: Arc<dyn JobStore>, shared: Arc<Shared>, mut own: mpsc::UnboundedReceiver<Vec<Event>>) {
     let mut follower = Follower { store, shared, next: None };
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             own = own.recv() => match own {
                 Some(events) => follower.take(events).await,
                 None => return,
             },
-            () = tokio::time::sleep(LOOK_EVERY) => follower.look(u64::MAX).await,
+            _ = looks.tick() => follower.look().await,
         }
     }
 }
@@ -35,33 +37,38 @@ struct Follower {
 }
 
 impl Follower {
-    async fn take(&mut self, events: Vec<Event>) {
-        let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
-        let after = last.seq + 1;
-        if self.shared.bus.is_heard() && self.next.is_some_and(|next| next < first.seq) {
-            // What others did in between comes first, and this with it.
-            self.look(after).await;
-        } else {
-            self.shared.bus.publish(events);
+    /// Tells what this node did, unless it has been read already. What others did before comes first; if
+    /// that cannot be read now, all of it is read later.
+    async fn take(&mut self, mut events: Vec<Event>) {
+        let Some(last) = events.last().map(|event| event.seq) else { return };
+        if !self.shared.bus.is_heard() {
+            self.next = Some(self.next.map_or(last + 1, |next| next.max(last + 1)));
+            return;
         }
-        self.next = Some(self.next.map_or(after, |next| next.max(after)));
+        let first = events[0].seq;
+        if self.next.is_some_and(|next| next < first) {
+            self.look().await;
+        }
+        if self.next.is_none_or(|next| next >= first) {
+            events.retain(|event| self.next.is_none_or(|next| event.seq >= next));
+            self.shared.bus.publish(events);
+            self.next = Some(self.next.map_or(last + 1, |next| next.max(last + 1)));
+        }
     }
 
-    /// Reads and tells what is new, up to before `until`.
-    async fn look(&mut self, until: u64) {
-        let Some(next) = self.next.filter(|_| self.shared.bus.is_heard()) else {
+    /// Reads and tells what is new.
+    async fn look(&mut self) {
+        let Some(mut next) = self.next.filter(|_| self.shared.bus.is_heard()) else {
             // Whoever listens from now on hears what happens from now on.
             if let Ok(last) = self.store.last_event().await {
                 self.next = Some(last + 1);
             }
             return;
         };
-        let mut next = next;
-        while next < until {
-            let Ok(mut events) = self.store.list_events(next - 1, BATCH).await else { return };
-            events.retain(|event| event.seq < until);
-            let Some(last) = events.last() else { return };
-            next = last.seq + 1;
+        while let Ok(events) = self.store.list_events(next - 1, BATCH).await
+            && let Some(last) = events.last().map(|event| event.seq)
+        {
+            next = last + 1;
             self.shared.bus.publish(events);
             self.next = Some(next);
         }

@@ -1,6 +1,6 @@
 //! A connection that sends nothing once the lease has run out, whoever is still writing to it.
 
-use crate::lease::Lease;
+use crate::lease::Term;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,16 +8,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub struct Leased<S> {
     stream: S,
-    lease: Lease,
+    term: Term,
 }
 
 impl<S> Leased<S> {
-    pub fn new(stream: S, lease: Lease) -> Self {
-        Leased { stream, lease }
+    pub fn new(stream: S, term: Term) -> Self {
+        Leased { stream, term }
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.lease.holds() { Ok(()) } else { Err(io::Error::other("the lease has run out")) }
+        if self.term.holds() { Ok(()) } else { Err(io::Error::other("the lease has run out")) }
     }
 }
 

@@ -49,6 +49,8 @@ pub type PostgresStore = SharedStore<Postgres>;
 /// A PostgreSQL database.
 pub struct Postgres {
     pool: Pool,
+    /// For renewing the lease, whatever else goes on.
+    leases: Pool,
     statements: Statements,
     lines: Mutex<Lines>,
     hinted: Arc<Notify>,
@@ -91,17 +93,17 @@ impl Postgres {
         }
         let tls = MakeRustlsConnect::new(client_tls());
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
-        let pool = Pool::builder(manager)
-            .max_size(CONNECTIONS_MAX)
-            .wait_timeout(Some(CONNECT_TIME_MAX))
-            .create_timeout(Some(CONNECT_TIME_MAX))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|e| failed("cannot make a pool of connections", e))?;
+        let pool = |size: usize| {
+            let manager = Manager::from_config(config.clone(), tls.clone(), recycling.clone());
+            let builder = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1);
+            let builder = builder.wait_timeout(Some(CONNECT_TIME_MAX)).create_timeout(Some(CONNECT_TIME_MAX));
+            builder.build().map_err(|e| failed("cannot make a pool of connections", e))
+        };
+        let (pool, leases) = (pool(CONNECTIONS_MAX)?, pool(1)?);
         let (hinted, hint) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut database = Postgres {
             pool,
+            leases,
             statements: Statements::new(),
             lines: Mutex::default(),
             hinted: hinted.clone(),
@@ -117,6 +119,13 @@ impl Postgres {
 
     async fn client(&self) -> Result<Object> {
         self.pool.get().await.map_err(|e| failed("cannot reach PostgreSQL", e))
+    }
+
+    /// Asks on a connection that reads do not use up.
+    async fn ask_first(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Vec<Row>> {
+        let client = self.leases.get().await.map_err(|e| failed("cannot reach PostgreSQL", e))?;
+        let statement = client.prepare_cached(sql).await.map_err(database_error)?;
+        client.query(&statement, params).await.map_err(database_error)
     }
 
     async fn query(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Vec<Row>> {
@@ -240,8 +249,6 @@ fn entry(row: &Row) -> Result<(JobRow, Vec<u8>)> {
 #[async_trait]
 impl Database for Postgres {
     type Transaction = Session;
-
-    const ALL_CLAIM: bool = true;
 
     async fn load(&self, wanted: &Wanted) -> Result<Load<Session>> {
         self.begin(wanted).await
@@ -382,20 +389,27 @@ impl Database for Postgres {
     async fn renew(&self, lease: u64, node: &NodeRow, ttl: Duration) -> Result<Option<Renewed>> {
         let sql = "UPDATE lease SET until = micros() + $3, node = $4, lanes = $2 \
                    WHERE lease = $1 AND NOT fenced AND until > micros() RETURNING micros()";
-        let rows = self.query(sql, &[&(lease as i64), &node.lanes, &(ttl.as_micros() as i64), &node.name]).await?;
+        let rows = self.ask_first(sql, &[&(lease as i64), &node.lanes, &(ttl.as_micros() as i64), &node.name]).await?;
         Ok(rows.first().map(|row| Renewed { now: row.get(0), may_claim: true }))
     }
 
     async fn leave(&self, lease: u64) -> Result<()> {
-        self.evict(lease).await?;
-        let lease = lease as i64;
-        let sql = "DELETE FROM lease WHERE lease = $1 \
-                   AND NOT EXISTS (SELECT 1 FROM run WHERE lease = $1 AND NOT ended) \
-                   AND NOT EXISTS (SELECT 1 FROM job WHERE asked = $1) RETURNING 1";
-        if !self.query(sql, &[&lease]).await?.is_empty() {
-            self.query("DELETE FROM turn WHERE lease = $1", &[&lease]).await?;
+        // A turn of it that is under way ends first: it may leave runs behind, and only a statement that
+        // begins after it sees them.
+        let sql = format!(
+            "BEGIN; SELECT 1 FROM lease WHERE lease = {lease} FOR UPDATE; \
+             UPDATE lease SET fenced = true WHERE lease = {lease}; \
+             DELETE FROM lease WHERE lease = {lease} \
+             AND NOT EXISTS (SELECT 1 FROM run WHERE lease = {lease} AND NOT ended) \
+             AND NOT EXISTS (SELECT 1 FROM job WHERE asked = {lease}); \
+             DELETE FROM turn WHERE lease = {lease} AND NOT EXISTS (SELECT 1 FROM lease WHERE lease = {lease}); COMMIT"
+        );
+        let client = self.client().await?;
+        let left = client.batch_execute(&sql).await;
+        if left.is_err() {
+            drop(Object::take(client));
         }
-        Ok(())
+        left.map_err(database_error)
     }
 
     async fn evict(&self, lease: u64) -> Result<()> {
@@ -432,8 +446,8 @@ impl Database for Postgres {
     }
 
     async fn prune(&self, kept: &Kept) -> Result<bool> {
-        let events = "WITH old AS (SELECT first FROM event WHERE first + count <= \
-                      (SELECT value FROM counter WHERE name = 'event') - $1 ORDER BY first LIMIT $2) \
+        let events = "WITH old AS (SELECT first FROM event WHERE first < (SELECT value FROM counter WHERE name = 'event') - $1 \
+                      AND first + count <= (SELECT value FROM counter WHERE name = 'event') - $1 ORDER BY first LIMIT $2) \
                       DELETE FROM event WHERE first IN (SELECT first FROM old) RETURNING 1";
         let aged = "WITH old AS (SELECT id FROM run WHERE id < $1 AND ended ORDER BY id LIMIT $2), \
                     l AS (DELETE FROM log WHERE run IN (SELECT id FROM old)) \
@@ -497,5 +511,6 @@ impl Database for Postgres {
 
     async fn close(&self) {
         self.pool.close();
+        self.leases.close();
     }
 }

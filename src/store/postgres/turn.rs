@@ -183,12 +183,19 @@ impl Postgres {
             queries.push(ask(client, next, vec![&lane.lane, &lane.priorities, &lane.after, &named]));
         }
         queries.push(ask(client, upcoming, vec![&now]));
-        queries.push(ask(client, epoch, vec![&lease]));
+        queries.push(ask(client, epoch, vec![]));
 
         let begin = client.batch_execute("BEGIN");
         let (begun, answers) = futures::future::join(begin, join_all(queries)).await;
         begun.map_err(database_error)?;
-        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>().map_err(database_error)?;
+        let answers = match answers.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(answers) => answers,
+            Err(error) if is_race(&error) => {
+                self.undo(session).await;
+                return Ok(Load::Conflict);
+            }
+            Err(error) => return Err(database_error(error)),
+        };
 
         let may_claim = !answers[0].is_empty();
         if !may_claim {
@@ -418,7 +425,7 @@ impl Statements {
                 "SELECT {COLUMNS} FROM job WHERE (lane, priority) IN \
                  (SELECT * FROM unnest($1::text[], $2::smallint[])) AND line <= $3 LIMIT $4 FOR UPDATE SKIP LOCKED"
             ),
-            "SELECT nextval('epoch'), (SELECT value FROM counter WHERE name = 'catalog'), $1::bigint".to_owned(),
+            "SELECT nextval('epoch'), (SELECT value FROM counter WHERE name = 'catalog')".to_owned(),
         ];
         let write = [
             format!("UPDATE job SET {} FROM {} WHERE job.id = r.id", sets.join(", "), rows_of(JOB_TYPES)),
@@ -713,15 +720,20 @@ fn last_words(written: &Written) -> String {
     )
 }
 
+/// Whether others held what a statement wanted for too long.
+fn is_race(error: &tokio_postgres::Error) -> bool {
+    use tokio_postgres::error::SqlState;
+    let code = error.code();
+    code == Some(&SqlState::LOCK_NOT_AVAILABLE) || code == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+}
+
 fn not_committed(error: tokio_postgres::Error) -> CommitError {
     use tokio_postgres::error::SqlState;
     let Some(said) = error.as_db_error() else { return CommitError::Unknown(database_error(error)) };
     match *said.code() {
         SqlState::UNIQUE_VIOLATION if said.constraint() == Some("run_fire") => CommitError::ClaimedBefore,
-        SqlState::UNIQUE_VIOLATION | SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => {
-            CommitError::Conflict
-        }
-        SqlState::LOCK_NOT_AVAILABLE => CommitError::Conflict,
+        SqlState::UNIQUE_VIOLATION | SqlState::T_R_SERIALIZATION_FAILURE => CommitError::Conflict,
+        _ if is_race(&error) => CommitError::Conflict,
         // The server was told to stop, and does not say when.
         SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => {
             CommitError::Unknown(database_error(error))

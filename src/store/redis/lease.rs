@@ -60,7 +60,8 @@ impl Redis {
                 break now;
             }
         };
-        let may_claim = self.take_right(&mut session, number).await?;
+        // A process that runs nothing has no use for the right to claim.
+        let may_claim = !node.lanes.is_empty() && self.take_right(&mut session, number).await?;
         session.give_back();
         Ok(Some(Renewed { now, may_claim }))
     }

@@ -170,8 +170,6 @@ fn lost() -> Error {
 impl Database for Redis {
     type Transaction = Session;
 
-    const ALL_CLAIM: bool = false;
-
     async fn load(&self, wanted: &Wanted) -> Result<Load<Session>> {
         self.begin(wanted).await
     }

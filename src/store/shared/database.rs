@@ -15,9 +15,6 @@ use std::time::Duration;
 pub trait Database: Send + Sync + 'static {
     type Transaction: Send;
 
-    /// Whether all nodes claim at one time; else one does, and the others stand by.
-    const ALL_CLAIM: bool;
-
     /// Begins a turn: checks the lease, then locks and reads jobs.
     async fn load(&self, wanted: &Wanted) -> Result<Load<Self::Transaction>>;
 
@@ -169,6 +166,8 @@ pub struct LaneWanted {
 /// What came of beginning a turn.
 pub enum Load<T> {
     Loaded(T, Loaded),
+    /// Others hold what it is about; the turn is to be taken again.
+    Conflict,
     /// The lease has run out.
     LeaseLost,
     /// The lease to be taken over holds again, or somebody else has taken it over.

@@ -35,6 +35,7 @@ pub struct Keeper<D> {
     /// There is something new to look at.
     pub changed: Notify,
     hinted: AtomicBool,
+    joining: tokio::sync::Mutex<()>,
     dead: Mutex<Vec<u64>>,
     cancel: Mutex<Vec<RunId>>,
 }
@@ -52,6 +53,7 @@ impl<D: Database> Keeper<D> {
             clock: DatabaseClock::default(),
             changed: Notify::new(),
             hinted: AtomicBool::new(false),
+            joining: Default::default(),
             dead: Mutex::default(),
             cancel: Mutex::default(),
         })
@@ -59,10 +61,16 @@ impl<D: Database> Keeper<D> {
 
     /// The lease that holds, a new one if need be.
     pub async fn lease(&self) -> Result<u64> {
-        match self.lease.load(Ordering::Acquire) {
+        let _one = self.joining.lock().await;
+        match self.current() {
             0 => self.join().await,
             lease => Ok(lease),
         }
+    }
+
+    /// The lease's number; 0 if there is none.
+    pub fn current(&self) -> u64 {
+        self.lease.load(Ordering::Acquire)
     }
 
     pub fn may_claim(&self) -> bool {
@@ -82,7 +90,7 @@ impl<D: Database> Keeper<D> {
         if self.lease.compare_exchange(lease, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             tracing::warn!(lease, "this node's lease has run out; what it ran is taken over");
             self.may_claim.store(false, Ordering::Release);
-            self.trust.set(0);
+            self.trust.lapse();
             self.changed.notify_one();
         }
     }
@@ -100,6 +108,10 @@ impl<D: Database> Keeper<D> {
             Some(renewed) => {
                 self.clock.answered(renewed.now, asked, boottime());
                 let trusted = self.ttl - self.margin();
+                // An answer that comes late is about a lease that is gone.
+                if self.current() != lease {
+                    return Ok(());
+                }
                 self.trust.set(asked.saturating_add(i64::try_from(trusted.as_nanos()).unwrap_or(i64::MAX)));
                 if renewed.may_claim != self.may_claim.swap(renewed.may_claim, Ordering::AcqRel) {
                     self.changed.notify_one();
@@ -123,13 +135,14 @@ impl<D: Database> Keeper<D> {
                 () = tokio::time::sleep_until(next) => {}
                 () = self.database.hinted() => {
                     self.hinted.store(true, Ordering::Release);
-                    self.look().await;
+                    let _ = tokio::time::timeout(every / 2, self.look()).await;
                     self.changed.notify_one();
                     continue;
                 }
             }
             let beat = async {
                 self.renew().await?;
+                self.look().await;
                 self.watch().await
             };
             let wait = match tokio::time::timeout(every * 2, beat).await {
@@ -143,7 +156,6 @@ impl<D: Database> Keeper<D> {
                     every / 5
                 }
             };
-            self.look().await;
             next = tokio::time::Instant::now() + wait;
         }
     }
@@ -210,7 +222,7 @@ impl<D: Database> Keeper<D> {
 
     /// Gives the lease back.
     pub async fn leave(&self) -> Result<()> {
-        self.trust.set(0);
+        self.trust.lapse();
         match self.lease.swap(0, Ordering::AcqRel) {
             0 => Ok(()),
             lease => self.database.leave(lease).await,

@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use lru::LruCache;
 use ports::Plugins;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +43,7 @@ use ulid::Ulid;
 
 /// How often a turn that lost a race is taken again.
 const RACES_MAX: usize = 10;
+const RACE_PAUSE: Duration = Duration::from_millis(20);
 /// How long a turn waits to learn what became of its commit.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
@@ -103,11 +104,16 @@ pub struct Working {
     live: HashMap<RunId, Run>,
     /// The revisions of the jobs whose runs were claimed ahead.
     held: HashMap<RunId, u64>,
-    /// When the jobs of those were last looked at.
+    /// The jobs of those are to be looked at; and when they were.
+    look: bool,
     looked: Option<tokio::time::Instant>,
     definitions: LruCache<JobId, (u64, Arc<Job>)>,
     /// A turn that nobody answered for.
     doubtful: Option<Box<Doubtful>>,
+    /// Runs of such a turn that nobody started, until a turn has recorded that; and ends that it recorded,
+    /// which will be told again.
+    owed: Vec<RunId>,
+    settled: HashSet<RunId>,
 }
 
 struct Doubtful {
@@ -147,9 +153,12 @@ impl<D: Database> SharedStore<D> {
             last_id: Ulid::from_parts(0, super::entropy()),
             live: HashMap::new(),
             held: HashMap::new(),
+            look: false,
             looked: None,
             definitions: LruCache::new(capacity),
             doubtful: None,
+            owed: Vec::new(),
+            settled: HashSet::new(),
         };
         let keep = tokio::spawn(keeper.clone().keep());
         let prune = tokio::spawn(prune(database.clone(), keeper.clone(), options.retention));
@@ -180,24 +189,39 @@ impl<D: Database> SharedStore<D> {
         if working.lease != lease {
             // Runs of the old lease are for whoever takes it over, and their ends will come too late.
             (working.lease, working.turns, working.doubtful) = (lease, 0, None);
+            working.owed.clear();
         }
-        working.may_claim = self.keeper.may_claim();
+        if !self.keeper.trust.holds() {
+            self.keeper.renew().await?;
+        }
+        // What it may not run it does not claim.
+        working.may_claim = self.keeper.may_claim() && self.keeper.trust.holds();
         let mut turn = turn.clone();
+        if !working.may_claim {
+            turn.claim = super::Claim::Nothing;
+        }
         self.settle(working, &mut turn).await?;
         let dead = if takes_over { self.keeper.dead().await? } else { None };
+        if let Some(dead) = &dead {
+            tracing::warn!(
+                lease = dead.lease,
+                runs = dead.left.runs.len(),
+                "a node's lease has run out; its runs are taken over"
+            );
+        }
         let number = (lease, working.turns + 1);
         let lead = TimeDelta::from_std(self.options.lead).unwrap_or_default();
-        let hinted = self.keeper.take_hint();
-        let look = hinted || working.looked.is_none_or(|looked| looked.elapsed() >= self.options.poll);
-        if look {
-            working.looked = Some(tokio::time::Instant::now());
-        }
+        working.look |= self.keeper.take_hint();
+        let look = working.look || working.looked.is_none_or(|looked| looked.elapsed() >= self.options.poll);
         let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number, (lead, look)).await?;
         let (mut transaction, loaded) = match self.database.load(&subject.wanted).await? {
             Load::Loaded(transaction, loaded) => (transaction, loaded),
+            Load::Conflict => return Err(Again::Now),
             Load::LeaseLost => return Err(Again::WithNewLease(lease)),
             Load::NotFenced => return Err(Again::WithoutTakingOver(subject.wanted.fenced.unwrap_or_default())),
         };
+        // Before the commit: what fails after it would be forgotten.
+        self.plugins.refresh(&*self.database, loaded.catalog).await?;
         let mut definitions = HashMap::new();
         for row in &loaded.jobs {
             if let Some((revision, job)) = working.definitions.get(&row.id)
@@ -217,7 +241,7 @@ impl<D: Database> SharedStore<D> {
             }
             definitions.insert(id, job);
         }
-        let (catalog, epoch) = (loaded.catalog, loaded.epoch);
+        let epoch = loaded.epoch;
         let revisions: HashMap<JobId, u64> = loaded.jobs.iter().map(|row| (row.id.clone(), row.revision)).collect();
         let withdrawn = turn.withdrawn.clone();
         let finished: Vec<RunId> = turn.finished.iter().map(|finished| finished.run).collect();
@@ -229,10 +253,14 @@ impl<D: Database> SharedStore<D> {
         // An id that was made is never made again, whatever becomes of the turn.
         working.last_id = last_id;
         if !written.is_empty() {
+            let cancels = !written.cancel.is_empty();
             let claimed: Vec<RunId> = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
             let first = self.commit(working, transaction, written, (&claimed, &finished)).await?;
             for (event, seq) in turned.events.iter_mut().zip(first..) {
                 event.seq = seq;
+            }
+            if cancels {
+                self.database.hint().await;
             }
         } else {
             self.database.abandon(transaction).await;
@@ -249,21 +277,30 @@ impl<D: Database> SharedStore<D> {
             working.definitions.put(job.id.clone(), (revision, job));
         }
         turned.cancel.extend(self.keeper.cancelled());
-        self.plugins.refresh(&*self.database, catalog).await?;
+        if look {
+            (working.look, working.looked) = (false, Some(tokio::time::Instant::now()));
+        }
+        working.owed.clear();
         Ok(turned)
     }
 
     /// Learns what became of the last turn, if nobody said: runs that it claimed were never started, and
     /// ends that it recorded need not be recorded again.
     async fn settle(&self, working: &mut Working, turn: &mut Turn) -> Result<()> {
-        let Some(doubtful) = &working.doubtful else { return Ok(()) };
-        if self.database.settled(working.lease, doubtful.turn).await?.is_some() {
-            turn.finished.retain(|finished| !doubtful.finished.contains(&finished.run));
-            let lost = |run: &RunId| super::Finished::of(*run, turn.now, crate::run::Outcome::Interrupted);
-            turn.finished.extend(doubtful.claimed.iter().map(lost));
+        if let Some(doubtful) = &working.doubtful
+            && self.database.settled(working.lease, doubtful.turn).await?.is_some()
+        {
+            for run in &doubtful.finished {
+                working.live.remove(run);
+            }
+            working.settled.extend(&doubtful.finished);
+            working.owed.extend(&doubtful.claimed);
             working.turns = doubtful.turn;
         }
         working.doubtful = None;
+        turn.finished.retain(|finished| !working.settled.contains(&finished.run));
+        let lost = |run: &RunId| super::Finished::of(*run, turn.now, crate::run::Outcome::Interrupted);
+        turn.finished.extend(working.owed.iter().map(lost));
         Ok(())
     }
 
@@ -376,7 +413,7 @@ impl<D: Database> JobStore for SharedStore<D> {
                     }
                     return Ok(turned);
                 }
-                Err(Again::Now) => {}
+                Err(Again::Now) => tokio::time::sleep(RACE_PAUSE).await,
                 Err(Again::WithoutTakingOver(dead)) => {
                     self.keeper.forget(dead);
                     takes_over = false;
@@ -553,8 +590,8 @@ impl<D: Database> JobStore for SharedStore<D> {
 #[async_trait]
 impl<D: Database> Nodes for SharedStore<D> {
     async fn list_nodes(&self) -> Result<Vec<Node>> {
-        let own = self.keeper.lease().await?;
         let nodes = self.open_database()?.nodes().await?;
+        let own = self.keeper.current();
         Ok(nodes
             .into_iter()
             .map(|node| Node {
@@ -581,7 +618,8 @@ impl<D: Database> Nodes for SharedStore<D> {
 
     async fn leads(&self) -> Result<bool> {
         let nodes = self.list_nodes().await?;
-        Ok(self.keeper.trust.holds() && nodes.iter().find(|node| node.left.is_some()).is_some_and(|first| first.own))
+        Ok(self.keeper.trust.holds()
+            && nodes.iter().find(|node| node.left.is_some() && !node.lanes.is_empty()).is_some_and(|first| first.own))
     }
 }
 

@@ -61,7 +61,9 @@ impl<D: Dialect> Sql<D> {
         let rows = self.query(sql, &[ACTIVE.into()]).await?;
         let row = rows.first().ok_or_else(lost)?;
         let (now, active) = (row.int(0)?, row.number(1)?);
-        let may_claim = active == lease || (!self.holds(active).await? && self.take_right(lease).await?);
+        // A process that runs nothing has no use for it.
+        let wants = !node.lanes.is_empty();
+        let may_claim = active == lease || (wants && !self.holds(active).await? && self.take_right(lease).await?);
         Ok(Some(Renewed { now, may_claim }))
     }
 

@@ -133,8 +133,6 @@ fn runs() -> String {
 impl<D: Dialect> Database for Sql<D> {
     type Transaction = Session;
 
-    const ALL_CLAIM: bool = false;
-
     async fn load(&self, wanted: &Wanted) -> Result<Load<Session>> {
         self.begin(wanted).await
     }

@@ -72,7 +72,8 @@ impl Table {
         let fires = job.is_some_and(|job| job.trigger.fires_at(run.scheduled_time));
         if fires && entry.state.leaving != Some(RemoveReason::Removed) {
             entry.state.leaving = None;
-            entry.state.next_run_time = Some(run.scheduled_time);
+            let next = entry.state.next_run_time;
+            entry.state.next_run_time = Some(next.map_or(run.scheduled_time, |next| next.min(run.scheduled_time)));
             entry.state.started = entry.state.started.saturating_sub(1);
         }
         self.delta.touched.insert(run.job_id.clone());

@@ -125,6 +125,11 @@ impl Table {
         if job.trigger != base.trigger {
             state.leaving = None;
             state.next_run_time = settle_trigger(&mut job, now, first)?;
+            // One that is claimed ahead is not claimed again; if it is withdrawn, it comes back.
+            let ahead = state.running.iter().map(|run| run.scheduled_time).filter(|at| *at > now).max();
+            if let Some(ahead) = ahead.filter(|ahead| state.next_run_time.is_some_and(|next| next <= *ahead)) {
+                state.next_run_time = job.trigger.next_fire_time(Some(ahead), ahead);
+            }
             (state.carried, state.backlog_until, state.started, state.question) = Default::default();
         }
         if job.expect != base.expect {
