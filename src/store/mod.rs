@@ -9,6 +9,8 @@ mod record;
 #[cfg(feature = "redis")]
 mod redis;
 mod row;
+// Without a database that it could be on, it is still compiled: it must not break unnoticed.
+#[cfg_attr(not(any(feature = "mysql", feature = "postgres", feature = "redis", feature = "sqlite")), allow(dead_code))]
 mod shared;
 mod sled;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]

@@ -6,3 +6,4 @@ mod contract;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod standby;
+mod together;

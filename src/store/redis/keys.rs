@@ -143,7 +143,7 @@ pub fn entries(row: &JobRow) -> Vec<(String, String)> {
 
 /// Some fields, and bytes after them.
 fn pack(fields: &impl Serialize, body: &[u8]) -> Result<Vec<u8>> {
-    let fields = rmp_serde::to_vec(fields).map_err(|e| failed("a record cannot be encoded", e))?;
+    let fields = serde_json::to_vec(fields).map_err(|e| failed("a record cannot be encoded", e))?;
     let mut packed = Vec::with_capacity(4 + fields.len() + body.len());
     packed.extend((fields.len() as u32).to_le_bytes());
     packed.extend(fields);
@@ -155,7 +155,7 @@ fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<(T, Vec<u8>)> {
     let damaged = || failed("a record cannot be decoded", "it is too short");
     let (length, rest) = packed.split_first_chunk().ok_or_else(damaged)?;
     let (fields, body) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(damaged)?;
-    let fields = rmp_serde::from_slice(fields).map_err(|e| failed("a record cannot be decoded", e))?;
+    let fields = serde_json::from_slice(fields).map_err(|e| failed("a record cannot be decoded", e))?;
     Ok((fields, body.to_vec()))
 }
 

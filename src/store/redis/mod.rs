@@ -60,10 +60,6 @@ impl Redis {
         let refused = |e: RedisError| {
             Invalid::new("store", "redis://…", e.to_string()).hint("a URL such as `redis://user:password@host/0`")
         };
-        if url.starts_with("rediss") {
-            // If there are two makers of ciphers in the program, none is taken by itself.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
         let client = Client::open(url).map_err(refused)?;
         // Channels are the same for all databases of a server.
         let channel = format!("{{sandclock}}:hint:{}", client.get_connection_info().redis_settings().db());

@@ -455,6 +455,7 @@ impl<'a> Writing<'a> {
         self.indexes.remove(keys::RUNS.into(), id.clone());
         self.indexes.remove(keys::runs_of(&run.job), id.clone());
         self.indexes.remove(keys::going(run.lease), id.clone());
+        self.indexes.remove(keys::cancel(run.lease), id.clone());
         if let Some(fire) = keys::fire(run) {
             self.commands.cmd("HDEL").arg(keys::FIRE).arg(fire).ignore();
         }
