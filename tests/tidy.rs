@@ -67,7 +67,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/"]),
     ("wasmtime_wasi_http", &["sandbox/"]),
-    ("rustls", &["sandbox/http.rs"]),
+    ("rustls", &["sandbox/http.rs", "store/postgres/mod.rs"]),
     ("landlock", &["jail/"]),
     ("seccompiler", &["jail/"]),
     ("rmp_serde", &["executor/process/wire.rs"]),

@@ -5,10 +5,11 @@
 
 mod schema;
 mod turn;
+mod write;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
+    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
@@ -386,10 +387,11 @@ impl Database for Postgres {
         rows.first().map(|row| row.get::<_, i64>(0) as u64).ok_or_else(closed_connection)
     }
 
-    async fn renew(&self, lease: u64, node: &NodeRow, ttl: Duration) -> Result<Option<Renewed>> {
+    async fn renew(&self, lease: u64, node: &NodeRow, wanted: Renewal) -> Result<Option<Renewed>> {
         let sql = "UPDATE lease SET until = micros() + $3, node = $4, lanes = $2 \
                    WHERE lease = $1 AND NOT fenced AND until > micros() RETURNING micros()";
-        let rows = self.ask_first(sql, &[&(lease as i64), &node.lanes, &(ttl.as_micros() as i64), &node.name]).await?;
+        let rows =
+            self.ask_first(sql, &[&(lease as i64), &node.lanes, &(wanted.ttl.as_micros() as i64), &node.name]).await?;
         Ok(rows.first().map(|row| Renewed { now: row.get(0), may_claim: true }))
     }
 

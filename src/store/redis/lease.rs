@@ -4,7 +4,7 @@ use super::keys::{self, LeaseRow};
 use super::session::Session;
 use super::{Redis, database_error, lost};
 use crate::error::Result;
-use crate::store::shared::{NodeRow, NodeState, Renewed};
+use crate::store::shared::{NodeRow, NodeState, Renewal, Renewed};
 use redis::pipe;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Redis {
         Ok(number)
     }
 
-    pub(super) async fn renew_lease(&self, number: u64, node: &NodeRow, ttl: Duration) -> Result<Option<Renewed>> {
+    pub(super) async fn renew_lease(&self, number: u64, node: &NodeRow, wanted: Renewal) -> Result<Option<Renewed>> {
         let mut session = self.session().await?;
         let key = keys::lease(number);
         let now = loop {
@@ -52,7 +52,7 @@ impl Redis {
                 session.give_back();
                 return Ok(None);
             }
-            let row = LeaseRow { node: node.clone(), until: now + ttl.as_micros() as i64, fenced: false };
+            let row = LeaseRow { node: node.clone(), until: now + wanted.ttl.as_micros() as i64, fenced: false };
             let mut commands = pipe();
             commands.atomic().cmd("SET").arg(&key).arg(row.pack()?).ignore();
             // Whoever ended it meanwhile was first.
@@ -60,8 +60,7 @@ impl Redis {
                 break now;
             }
         };
-        // A process that runs nothing has no use for the right to claim.
-        let may_claim = !node.lanes.is_empty() && self.take_right(&mut session, number).await?;
+        let may_claim = wanted.claims && self.take_right(&mut session, number).await?;
         session.give_back();
         Ok(Some(Renewed { now, may_claim }))
     }

@@ -12,7 +12,7 @@ mod turn;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
+    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
@@ -262,8 +262,8 @@ impl Database for Redis {
         self.new_lease(node, ttl).await
     }
 
-    async fn renew(&self, lease: u64, node: &NodeRow, ttl: Duration) -> Result<Option<Renewed>> {
-        self.renew_lease(lease, node, ttl).await
+    async fn renew(&self, lease: u64, node: &NodeRow, wanted: Renewal) -> Result<Option<Renewed>> {
+        self.renew_lease(lease, node, wanted).await
     }
 
     async fn leave(&self, lease: u64) -> Result<()> {

@@ -68,7 +68,7 @@ pub trait Database: Send + Sync + 'static {
 
     /// Renews a lease, and takes or keeps the right to claim, where only one may. `None` if it had run
     /// out.
-    async fn renew(&self, lease: u64, node: &NodeRow, ttl: Duration) -> Result<Option<Renewed>>;
+    async fn renew(&self, lease: u64, node: &NodeRow, wanted: Renewal) -> Result<Option<Renewed>>;
 
     /// Gives a lease back. Nothing of it goes on.
     async fn leave(&self, lease: u64) -> Result<()>;
@@ -354,6 +354,14 @@ pub struct NodeRow {
     pub name: String,
     /// The lines that it serves.
     pub lanes: Vec<String>,
+}
+
+/// What a lease is renewed for.
+#[derive(Debug, Clone, Copy)]
+pub struct Renewal {
+    pub ttl: Duration,
+    /// It wants the right to claim: a process that runs nothing has no use for that.
+    pub claims: bool,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Keeping this node's lease, and noticing those of others that have run out.
 
 use super::clock::DatabaseClock;
-use super::database::{Database, LeftBehind, NodeRow};
+use super::database::{Database, LeftBehind, NodeRow, Renewal};
 use crate::error::{Error, Result};
 use crate::lease::{Lease, boottime};
 use crate::run::RunId;
@@ -35,6 +35,8 @@ pub struct Keeper<D> {
     /// There is something new to look at.
     pub changed: Notify,
     hinted: AtomicBool,
+    /// This node has claimed, or wants to.
+    claims: AtomicBool,
     joining: tokio::sync::Mutex<()>,
     dead: Mutex<Vec<u64>>,
     cancel: Mutex<Vec<RunId>>,
@@ -53,6 +55,7 @@ impl<D: Database> Keeper<D> {
             clock: DatabaseClock::default(),
             changed: Notify::new(),
             hinted: AtomicBool::new(false),
+            claims: AtomicBool::new(false),
             joining: Default::default(),
             dead: Mutex::default(),
             cancel: Mutex::default(),
@@ -102,7 +105,8 @@ impl<D: Database> Keeper<D> {
         }
         let node = lock(&self.node).clone();
         let asked = boottime();
-        let renewed = self.database.renew(lease, &node, self.ttl).await?;
+        let wanted = Renewal { ttl: self.ttl, claims: self.claims.load(Ordering::Acquire) };
+        let renewed = self.database.renew(lease, &node, wanted).await?;
         match renewed {
             None => self.lose(lease),
             Some(renewed) => {
@@ -201,10 +205,11 @@ impl<D: Database> Keeper<D> {
         lock(&self.dead).retain(|lease| *lease != dead);
     }
 
-    /// Notes the lines that this node serves; true if they were others before.
+    /// Notes that this node claims, and the lines that it serves; true if that is news.
     pub fn serves<'a>(&self, lanes: impl Iterator<Item = &'a str> + Clone) -> bool {
+        let first = !self.claims.swap(true, Ordering::AcqRel);
         let mut node = lock(&self.node);
-        let new = !lanes.clone().eq(node.lanes.iter().map(String::as_str));
+        let new = first || !lanes.clone().eq(node.lanes.iter().map(String::as_str));
         if new {
             node.lanes = lanes.map(str::to_owned).collect();
         }

@@ -400,7 +400,7 @@ impl<D: Database> JobStore for SharedStore<D> {
     async fn turn(&self, turn: Turn) -> Result<Turned> {
         self.open_database()?;
         let mut working = self.working.lock().await;
-        if !turn.slots.is_empty() && self.keeper.serves(turn.slots.keys().map(Alias::as_str)) {
+        if turn.claim != super::Claim::Nothing && self.keeper.serves(turn.slots.keys().map(Alias::as_str)) {
             // Others would think that nobody serves them.
             self.keeper.renew().await?;
         }

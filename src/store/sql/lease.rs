@@ -5,7 +5,7 @@ use super::schema::{ACTIVE, LEASE};
 use super::session::Session;
 use super::{Sql, database_error, lanes, lost};
 use crate::error::Result;
-use crate::store::shared::{NodeRow, NodeState, Renewed, failed};
+use crate::store::shared::{NodeRow, NodeState, Renewal, Renewed, failed};
 use std::time::Duration;
 
 fn encode(lanes: &[String]) -> Result<Vec<u8>> {
@@ -45,7 +45,7 @@ impl<D: Dialect> Sql<D> {
         Ok(lease)
     }
 
-    pub(super) async fn renew_lease(&self, lease: u64, node: &NodeRow, ttl: Duration) -> Result<Option<Renewed>> {
+    pub(super) async fn renew_lease(&self, lease: u64, node: &NodeRow, wanted: Renewal) -> Result<Option<Renewed>> {
         let now = D::NOW;
         let sql = format!(
             "UPDATE sandclock_lease SET expires = {now} + ?, node = ?, lanes = ? \
@@ -53,7 +53,7 @@ impl<D: Dialect> Sql<D> {
         );
         let served = encode(&node.lanes)?;
         let values =
-            [(ttl.as_micros() as i64).into(), node.name.as_str().into(), served.as_slice().into(), lease.into()];
+            [(wanted.ttl.as_micros() as i64).into(), node.name.as_str().into(), served.as_slice().into(), lease.into()];
         if self.execute(sql, &values).await? == 0 {
             return Ok(None);
         }
@@ -61,9 +61,8 @@ impl<D: Dialect> Sql<D> {
         let rows = self.query(sql, &[ACTIVE.into()]).await?;
         let row = rows.first().ok_or_else(lost)?;
         let (now, active) = (row.int(0)?, row.number(1)?);
-        // A process that runs nothing has no use for it.
-        let wants = !node.lanes.is_empty();
-        let may_claim = active == lease || (wants && !self.holds(active).await? && self.take_right(lease).await?);
+        let may_claim =
+            active == lease || (wanted.claims && !self.holds(active).await? && self.take_right(lease).await?);
         Ok(Some(Renewed { now, may_claim }))
     }
 

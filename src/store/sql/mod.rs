@@ -17,7 +17,7 @@ pub use dialect::Sqlite;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
+    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
@@ -261,8 +261,8 @@ impl<D: Dialect> Database for Sql<D> {
         self.new_lease(node, ttl).await
     }
 
-    async fn renew(&self, lease: u64, node: &NodeRow, ttl: Duration) -> Result<Option<Renewed>> {
-        self.renew_lease(lease, node, ttl).await
+    async fn renew(&self, lease: u64, node: &NodeRow, wanted: Renewal) -> Result<Option<Renewed>> {
+        self.renew_lease(lease, node, wanted).await
     }
 
     async fn leave(&self, lease: u64) -> Result<()> {
