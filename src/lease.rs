@@ -72,7 +72,7 @@ impl Lease {
         }
     }
 
-    /// Sets its end, as nanoseconds of [`boottime`].
+    /// Sets its end, as nanoseconds since the machine started.
     pub fn set(&self, until: i64) {
         if let Some(kept) = &self.0 {
             kept.page.until().store(until, Ordering::Release);
