@@ -10,7 +10,7 @@ mod servers;
 use chrono::{TimeDelta, Utc};
 use sandclock::store::{Change, Claim, Conflict, Nodes, PostgresStore, SharedOptions, SledOptions, Turn};
 use sandclock::*;
-use servers::Server;
+use servers::{Databases, Server};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
@@ -169,7 +169,8 @@ fn pgbench(server: &Server) -> f64 {
         store.close().await.unwrap();
     });
     let due = due.timestamp_micros();
-    server.psql(name, &format!("UPDATE sandclock.job SET line = {due}; VACUUM ANALYZE sandclock.job")).unwrap();
+    server.psql(name, &format!("UPDATE sandclock.job SET line = {due}")).unwrap();
+    server.psql(name, "VACUUM ANALYZE sandclock.job").unwrap();
     server.psql(name, "INSERT INTO sandclock.turn VALUES (0, 0, 0); INSERT INTO sandclock.lease VALUES (0, 'b', '{}', 9e18, false)").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("turn.sql");

@@ -15,7 +15,10 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> DateTime<Utc>;
 
     /// Returns at `until` or earlier, never much later. The caller looks at `now` again.
-    async fn sleep_until(&self, until: DateTime<Utc>);
+    async fn sleep_until(&self, until: DateTime<Utc>) {
+        let left = (until - self.now()).to_std().unwrap_or(Duration::ZERO);
+        tokio::time::sleep(left.min(SLEEP_MAX)).await;
+    }
 }
 
 /// The machine's clock.
@@ -26,11 +29,6 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> DateTime<Utc> {
         Utc::now()
-    }
-
-    async fn sleep_until(&self, until: DateTime<Utc>) {
-        let left = (until - self.now()).to_std().unwrap_or(Duration::ZERO);
-        tokio::time::sleep(left.min(SLEEP_MAX)).await;
     }
 }
 

@@ -40,6 +40,10 @@ pub enum Error {
     GrantMissing { plugin: PluginName, missing: Vec<Capability> },
     #[error("no node with lease {0} (`sandclock node list` shows them)")]
     NodeNotFound(u64),
+    #[error(
+        "node `{name}` lives: it has renewed its lease {lease} (`sandclock node remove --force` interrupts what it runs)"
+    )]
+    NodeLives { name: String, lease: u64 },
     #[error("no secret `{0}` (`sandclock secret list` shows them)")]
     SecretNotFound(SecretName),
     #[error("no token `{0}` (`sandclock token list` shows them)")]
@@ -57,6 +61,8 @@ pub enum Error {
     TriggerFailed(String),
     #[error("no executor `{alias}` (there is {available})")]
     ExecutorNotFound { alias: Alias, available: String },
+    #[error("this node runs nothing, since its `slots` are 0 (ask another node)")]
+    RunsNothing,
     #[error("no job store `{alias}` (there is {available})")]
     JobstoreNotFound { alias: Alias, available: String },
     #[error("the alias `{0}` is taken (remove what has it first)")]
@@ -110,6 +116,7 @@ impl Error {
             Error::ListenerNotFound(_) => "listener_not_found",
             Error::GrantMissing { .. } => "grant_missing",
             Error::NodeNotFound(_) => "node_not_found",
+            Error::NodeLives { .. } => "node_lives",
             Error::SecretNotFound(_) => "secret_not_found",
             Error::TokenNotFound(_) => "token_not_found",
             Error::PluginRefused { .. } => "plugin_refused",
@@ -118,6 +125,7 @@ impl Error {
             Error::NeverFires(_) => "never_fires",
             Error::TriggerFailed(_) => "trigger_failed",
             Error::ExecutorNotFound { .. } => "executor_not_found",
+            Error::RunsNothing => "runs_nothing",
             Error::JobstoreNotFound { .. } => "jobstore_not_found",
             Error::AliasTaken(_) => "alias_taken",
             Error::NativeNotFound(_) => "native_not_found",

@@ -71,6 +71,8 @@ event_kinds! {
     JobLate = 28, "JOB_LATE";
     /// A run's end came after its node's lease had run out, and is dropped.
     JobStale = 29, "JOB_STALE";
+    /// A node's lease has run out, and others take over what it ran.
+    NodeLost = 30, "NODE_LOST";
 }
 
 impl fmt::Display for EventKind {

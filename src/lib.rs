@@ -59,6 +59,7 @@ pub mod sandbox;
 pub mod scheduler;
 pub mod simulate;
 pub mod store;
+mod tls;
 pub mod zoneinfo;
 
 /// The guide to triggers, so that its examples are tested.

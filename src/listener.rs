@@ -129,6 +129,8 @@ impl Listener {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct Progress {
+    /// Grows when a caller sets how far it is: what is told by an earlier number is not stored.
+    pub generation: u64,
     /// Sequence number of the last event that it is done with.
     pub after: u64,
     /// Events that it took.

@@ -1,13 +1,15 @@
 //! How the daemon serves, as `sandclock.toml`, the environment and flags say, each above the one
 //! before it.
 
+use crate::config::THREADS;
 use crate::error::{Error, Result};
 use crate::executor::AsyncOptions;
 use crate::invalid::Invalid;
-use crate::job::{SecondsForm, seconds};
+use crate::job::{Alias, SecondsForm, seconds};
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +17,10 @@ use toml::Table;
 
 /// The file that is read unless another one is named, in the home directory.
 const FILE: &str = "sandclock.toml";
+
+/// Runs that one executor may have at one time.
+const SLOTS_MAX: u16 = 1024;
+const EXECUTORS_MAX: usize = 16;
 
 /// The keys of `[serve]`. A key `log_format` is the variable `SANDCLOCK_LOG_FORMAT` and the flag
 /// `--log-format`.
@@ -28,8 +34,14 @@ pub struct Settings {
     #[serde(with = "seconds")]
     #[schemars(with = "SecondsForm")]
     pub lease: Duration,
-    /// Runs at one time, 1 to 1024.
+    /// What the other nodes of a shared store call this one. Default: the machine's name and the
+    /// process's number.
+    pub node: Option<String>,
+    /// Runs at one time, 1 to 1024; 0 for a node of a shared store that leaves running to others.
     pub slots: u16,
+    /// Further executors, each with the runs that it may have at one time, such as `gpu = 4`: a job that
+    /// names one runs on nodes that have it.
+    pub executors: BTreeMap<Alias, u16>,
     /// Run nothing if a layer of the workers' jail is missing on this machine.
     pub strict: bool,
     /// Run plugins inside the daemon instead of in locked worker processes: for plugins that are trusted.
@@ -69,7 +81,9 @@ impl Default for Settings {
         Settings {
             store: None,
             lease: Duration::from_secs(10),
+            node: None,
             slots: AsyncOptions::SLOTS as u16,
+            executors: BTreeMap::new(),
             strict: false,
             in_process: false,
             paused: false,
@@ -148,9 +162,7 @@ fn read_file(path: &Path, text: &str) -> Result<Table> {
 
 impl Settings {
     fn validate(&self) -> std::result::Result<(), Invalid> {
-        if !(1..=1024).contains(&self.slots) {
-            return Err(Invalid::new("slots", self.slots.to_string(), "it must be 1 to 1024"));
-        }
+        self.validate_node()?;
         if self.strict && self.in_process {
             return Err(Invalid::new("strict", "true", "it says the contrary of `in_process`"));
         }
@@ -168,6 +180,37 @@ impl Settings {
                     "it is a name, perhaps with a port, such as `jobs.example.org`",
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// What this node is to others, and what it runs.
+    fn validate_node(&self) -> std::result::Result<(), Invalid> {
+        if let Some(node) = &self.node {
+            let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            if !(1..=64).contains(&node.len()) || !node.bytes().all(legal) {
+                return Err(Invalid::new("node", node, "it must be 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"));
+            }
+        }
+        if self.slots > SLOTS_MAX {
+            return Err(Invalid::new("slots", self.slots.to_string(), format!("it must be 0 to {SLOTS_MAX}")));
+        }
+        if self.slots == 0 && self.store.is_none() {
+            return Err(Invalid::new("slots", "0", "nothing would run, since no other node has this store")
+                .hint("`paused` fires nothing; `store` names a database that others share"));
+        }
+        for (alias, slots) in &self.executors {
+            if [Alias::default().as_str(), THREADS].contains(&alias.as_str()) {
+                return Err(Invalid::new("executors", alias.as_str(), "there is one of that name already"));
+            }
+            if !(1..=SLOTS_MAX).contains(slots) {
+                let given = format!("{alias} = {slots}");
+                return Err(Invalid::new("executors", given, format!("it must be 1 to {SLOTS_MAX} runs")));
+            }
+        }
+        if self.executors.len() > EXECUTORS_MAX {
+            let given = self.executors.len().to_string();
+            return Err(Invalid::new("executors", given, format!("there may be {EXECUTORS_MAX}")));
         }
         Ok(())
     }
@@ -278,7 +321,12 @@ mod tests {
             ("[serve]\nslot = 3", "", "slot"),
             ("[server]\n", "", "server"),
             ("[serve]\nslots = 'x'", "slots = 5", "slots"),
-            ("[serve]\nslots = 0", "", "slots"),
+            ("[serve]\nslots = 0", "", "paused"),
+            ("[serve]\nslots = 1025", "", "slots"),
+            ("[serve]\nnode = 'a b'", "", "node"),
+            ("[serve]\nexecutors = { default = 4 }", "", "executors"),
+            ("[serve]\nexecutors = { gpu = 0 }", "", "executors"),
+            ("[serve]\nexecutors = { 'g p u' = 1 }", "", "executors"),
             ("", "listen = ['0.0.0.0:7878']", "--allow-remote"),
             ("", "listen = ['[::]:7878']", "--allow-remote"),
             ("", "listen = ['7878']", "listen"),

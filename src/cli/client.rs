@@ -1,8 +1,8 @@
 //! Speaking the HTTP API: over the daemon's socket, or with a router in this process.
 
 use super::{Done, Failure};
-use crate::config::{App, AppOptions, socket_path};
-use crate::http::{Api, Peer, Problem, UploadLine, operator_token_path};
+use crate::config::{App, AppOptions, shown, socket_path};
+use crate::http::{Api, Peer, Problem, Status, UploadLine, operator_token_path};
 use crate::settings::Sources;
 use axum::Router;
 use axum::body::Body;
@@ -43,7 +43,9 @@ impl Client {
             #[cfg(unix)]
             if tokio::net::UnixStream::connect(&socket).await.is_ok() {
                 let token = std::fs::read_to_string(operator_token_path(&home)).ok();
-                return Ok(Client::Daemon { socket, token: token.map(|token| token.trim().to_owned()) });
+                let client = Client::Daemon { socket, token: token.map(|token| token.trim().to_owned()) };
+                client.check_store(store.as_deref()).await?;
+                return Ok(client);
             }
             let given = store.iter().map(|url| ("store".to_owned(), toml::Value::from(url.as_str()))).collect();
             let settings = Sources { home: home.clone(), config: None, given }.read()?;
@@ -59,6 +61,20 @@ impl Client {
             }
         }
         unreachable!("the last try returns")
+    }
+
+    /// A daemon has its jobs where it was told when it began: another store than that is not asked.
+    async fn check_store(&self, wanted: Option<&str>) -> Done<()> {
+        let Some(wanted) = wanted.map(shown) else { return Ok(()) };
+        // Whoever may not know is refused by what comes next.
+        let Ok(status) = self.get::<Status>("/v1/status").await else { return Ok(()) };
+        if status.store != wanted {
+            let (home, store) = (status.home.display(), status.store);
+            return Err(Failure::failed(format!(
+                "the jobs of the daemon on `{home}` are in {store}, not in {wanted} (leave the store out, or choose another --home)"
+            )));
+        }
+        Ok(())
     }
 
     /// Without a daemon, runs that are asked for now start in this process.

@@ -17,6 +17,9 @@ pub enum NodeCommand {
         /// The number of its lease, which `node list` shows.
         #[arg(value_name = "LEASE")]
         lease: u64,
+        /// Also if it lives: what it runs is interrupted.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -29,8 +32,8 @@ pub async fn run(command: NodeCommand, client: &Client, output: Output) -> Done 
                 false => println!("{}", table(&["lease", "node", "executors", "holds for", ""], rows(&nodes))),
             });
         }
-        NodeCommand::Remove { lease } => {
-            client.delete(&format!("/v1/nodes/{lease}")).await?;
+        NodeCommand::Remove { lease, force } => {
+            client.delete(&format!("/v1/nodes/{lease}?force={force}")).await?;
             output.show(&Value::Null, || println!("what the node with lease {lease} ran is taken over"));
         }
     }
@@ -40,7 +43,13 @@ pub async fn run(command: NodeCommand, client: &Client, output: Output) -> Done 
 fn rows(nodes: &List<Node>) -> Vec<Vec<String>> {
     let row = |node: &Node| {
         let holds = node.left.map_or("run out".to_owned(), |left| format!("{left:.0}s"));
-        let notes = [(node.own, "this one"), (!node.claims && node.left.is_some(), "stands by")];
+        let (lives, runs) = (node.left.is_some(), !node.lanes.is_empty());
+        let notes = [
+            (node.own, "this one"),
+            (lives && !runs, "runs nothing"),
+            (lives && runs && !node.claims, "stands by"),
+            (!lives, "being taken over"),
+        ];
         let notes: Vec<&str> = notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note).collect();
         vec![node.lease.to_string(), node.name.clone(), node.lanes.join(" "), holds, notes.join(", ")]
     };

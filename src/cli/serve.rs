@@ -17,9 +17,15 @@ pub struct ServeArgs {
     /// How long a node of a shared store may be silent before its runs are taken over.
     #[arg(long, value_name = "DURATION", env = "SANDCLOCK_LEASE")]
     lease: Option<String>,
-    /// Runs at one time.
+    /// What the other nodes of a shared store call this one.
+    #[arg(long, value_name = "NAME", env = "SANDCLOCK_NODE")]
+    node: Option<String>,
+    /// Runs at one time; 0 for a node of a shared store that leaves running to others.
     #[arg(long, value_name = "N", env = "SANDCLOCK_SLOTS")]
     slots: Option<u16>,
+    /// Further executors and their slots: a job that names one runs on nodes that have it.
+    #[arg(long, value_name = "NAME=SLOTS", env = "SANDCLOCK_EXECUTORS", value_delimiter = ',', value_parser = executor)]
+    executors: Vec<(String, u16)>,
     /// Run nothing if a layer of the workers' jail is missing on this machine (`doctor` says which).
     #[arg(long, env = "SANDCLOCK_STRICT", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     strict: Option<bool>,
@@ -53,6 +59,12 @@ pub struct ServeArgs {
     otlp_endpoint: Option<String>,
 }
 
+fn executor(text: &str) -> Result<(String, u16), String> {
+    let (alias, slots) = text.split_once('=').ok_or("it needs a name and its slots, such as `gpu=4`")?;
+    let slots = slots.parse().map_err(|_| format!("`{slots}` is no number of slots"))?;
+    Ok((alias.to_owned(), slots))
+}
+
 impl ServeArgs {
     /// What was given, as the file would say it.
     fn table(self, store: Option<String>) -> (Option<PathBuf>, Table) {
@@ -65,6 +77,10 @@ impl ServeArgs {
         let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::from(items));
         put("store", store.map(Value::from));
         put("lease", self.lease.map(Value::from));
+        put("node", self.node.map(Value::from));
+        let executors = self.executors.into_iter().map(|(alias, slots)| (alias, i64::from(slots).into()));
+        let executors: Table = executors.collect();
+        put("executors", (!executors.is_empty()).then(|| executors.into()));
         put("slots", self.slots.map(|slots| i64::from(slots).into()));
         put("strict", self.strict.map(Value::from));
         put("in_process", self.in_process.map(Value::from));

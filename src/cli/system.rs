@@ -4,7 +4,7 @@ use super::client::Client;
 use super::output::{Output, facts, field};
 use super::{Done, Failure};
 use crate::http::Status;
-use crate::store::recover as recover_store;
+use crate::store::{List, Node, recover as recover_store};
 use chrono::Utc;
 use serde_json::Value;
 use std::path::Path;
@@ -12,9 +12,12 @@ use std::process::ExitCode;
 
 pub async fn status(client: &Client, output: Output) -> Done {
     let status: Status = client.get("/v1/status").await?;
+    let nodes: List<Node> = client.get("/v1/nodes").await?;
+    let running = nodes.items.iter().filter(|node| node.left.is_some() && !node.lanes.is_empty()).count();
     output.show(&status, || {
         let phase = match client {
             Client::Daemon { .. } => format!("{:?}", status.phase).to_lowercase(),
+            Client::Local { .. } if running > 0 => "no daemon on this home".to_owned(),
             Client::Local { .. } => "no daemon (`sandclock serve` starts one)".to_owned(),
         };
         facts(&[
@@ -23,7 +26,9 @@ pub async fn status(client: &Client, output: Output) -> Done {
             ("scheduler", phase),
             ("home", status.home.display().to_string()),
             ("listens", status.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+            ("store", status.store.clone()),
             ("node", status.node.clone()),
+            ("nodes that run", if nodes.items.is_empty() { String::new() } else { running.to_string() }),
             (
                 "jobs",
                 format!(
@@ -106,8 +111,10 @@ pub async fn shift(client: &Client, output: Output, verb: &str) -> Done {
         return Err(Failure::failed("no daemon runs on this home (`sandclock serve` starts one)"));
     }
     client.post::<Value>(&format!("/v1/scheduler/{verb}"), &Value::Null).await?;
+    let nodes: List<Node> = client.get("/v1/nodes").await?;
     let done = match verb {
-        "pause" => "the daemon fires nothing until `sandclock resume`",
+        "pause" if nodes.items.is_empty() => "the daemon fires nothing until `sandclock resume`",
+        "pause" => "this node fires nothing until `sandclock resume`; others that share its store are not paused",
         "resume" => "the daemon fires what is due",
         _ => "the daemon lets runs end and stops",
     };

@@ -2,7 +2,7 @@
 
 mod store;
 
-pub use store::check_url;
+pub use store::{check_url, shown};
 
 use crate::child::THIS_PROGRAM;
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::sandbox::{Compiler, Registry, Sandbox, SandboxOptions, connect::Direc
 use crate::scheduler::{Drain, Listeners, Scheduler};
 use crate::store::{Backup, Counts, HomeLock, MemoryStore, Nodes, SecretStore};
 use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct App {
     /// The executor `default`; `exec` calls it without a job.
     pub executor: Arc<dyn Executor>,
     pub home: PathBuf,
+    /// Where the default store is, without a password.
+    pub store: String,
     pub node: String,
     /// Calls without a job that may go on at one time; the slots are for jobs.
     pub execs: Arc<Semaphore>,
@@ -62,16 +65,27 @@ pub struct AppOptions {
     pub store: Option<String>,
     /// How long this process may be silent before what it runs is taken over, if others share the store.
     pub lease: Duration,
+    /// What others call this process, if they share the store; a name of its own, if there is none.
+    pub node: Option<String>,
     /// Runs at one time.
     pub slots: usize,
+    /// Further executors by name, each with the runs that it may have at one time.
+    pub executors: BTreeMap<Alias, usize>,
     pub wall: Wall,
 }
 
 impl AppOptions {
     /// A home with its own store.
     pub fn new(home: PathBuf) -> Self {
-        let (lease, wall) = (Duration::from_secs(10), Wall::Process { strict: false });
-        AppOptions { home, store: None, lease, slots: AsyncOptions::SLOTS, wall }
+        AppOptions {
+            home,
+            store: None,
+            lease: Duration::from_secs(10),
+            node: None,
+            slots: AsyncOptions::SLOTS,
+            executors: BTreeMap::new(),
+            wall: Wall::Process { strict: false },
+        }
     }
 }
 
@@ -101,16 +115,18 @@ pub fn socket_path(home: &Path) -> PathBuf {
 impl App {
     /// Opens the store, starts the engine, and puts a stopped scheduler over them.
     pub async fn open(options: AppOptions) -> Result<Self> {
-        let AppOptions { home, store: url, lease, slots, wall } = options;
-        let node = format!("{}-{}", host_name(), std::process::id());
+        let AppOptions { home, store: url, lease, node, slots, executors, wall } = options;
+        let node = node.unwrap_or_else(|| format!("{}-{}", host_name(), std::process::id()));
+        let slots = all_slots(slots, executors)?;
+        let runs: usize = slots.iter().map(|(_, slots)| slots).sum();
+        let calls = runs + EXECS_MAX + ASIDES_MAX + CALLS_MAX;
         let opened = store::open(url.as_deref(), &home, &node, lease).await?;
         let store::Opened { jobs, plugins, secrets, listeners, clock, lease, backup, nodes, lock } = opened;
         let making = {
             let (home, lease) = (home.clone(), lease.clone());
             move || {
-                let inside = slots + ThreadPoolExecutor::SLOTS + EXECS_MAX + ASIDES_MAX + CALLS_MAX;
                 Sandbox::with(SandboxOptions {
-                    runs: if wall == Wall::None { inside } else { 1 },
+                    runs: if wall == Wall::None { calls } else { 1 },
                     cache: Some(home.join("cache")),
                     compiler: Compiler::child(THIS_PROGRAM.into()),
                     lines: wall != Wall::None,
@@ -123,11 +139,13 @@ impl App {
         let sandbox = Arc::new(made?);
         let started = clock.now();
         let runner = PluginHost::new(sandbox.clone(), plugins.clone(), secrets.clone(), clock.clone());
-        let (executor, threads) = executors(runner, slots, wall, lease)?;
+        let executors = make_executors(runner, &slots, calls, wall, lease)?;
+        let (_, executor) = executors.first().cloned().ok_or(Error::NotRunning)?;
         let outbound = Outbound::new(executor.clone(), clock.clone(), node.clone())?;
         let scheduler = Scheduler::new(clock.clone());
-        scheduler.add_executor(Alias::default(), executor.clone()).await?;
-        scheduler.add_executor("threadpool".parse()?, threads).await?;
+        for (alias, executor) in executors {
+            scheduler.add_executor(alias, executor).await?;
+        }
         scheduler.add_jobstore(Alias::default(), jobs).await?;
         // For jobs that need not outlive the process.
         let memory: Alias = "memory".parse()?;
@@ -141,6 +159,7 @@ impl App {
             secrets,
             executor,
             home,
+            store: url.as_deref().map_or_else(|| "the home".to_owned(), shown),
             node,
             execs: Arc::new(Semaphore::new(EXECS_MAX)),
             simulations: Arc::new(Semaphore::new(1)),
@@ -166,25 +185,48 @@ impl App {
     }
 }
 
-/// The executors `default` and `threadpool`. Behind a wall, both are worker processes, each with slots
-/// of its own.
-fn executors(
+/// The name of the executor that runs plugins on threads of its own.
+pub const THREADS: &str = "threadpool";
+
+/// The executors and the runs that each may have: `default` first, `threadpool`, and those that were
+/// asked for. A node that runs nothing has none for either.
+fn all_slots(slots: usize, further: BTreeMap<Alias, usize>) -> Result<Vec<(Alias, usize)>> {
+    let threads = if slots == 0 { 0 } else { ThreadPoolExecutor::SLOTS };
+    let given = [(Alias::default(), slots), (THREADS.parse()?, threads)];
+    Ok(given.into_iter().chain(further).collect())
+}
+
+/// Makes the executors. Behind a wall all of them are worker processes, `calls` of them at most.
+fn make_executors(
     plugins: PluginHost,
-    slots: usize,
+    slots: &[(Alias, usize)],
+    calls: usize,
     wall: Wall,
     lease: Lease,
-) -> Result<(Arc<dyn Executor>, Arc<dyn Executor>)> {
+) -> Result<Vec<(Alias, Arc<dyn Executor>)>> {
     let Wall::Process { strict } = wall else {
-        let options = AsyncOptions { slots, ..AsyncOptions::default() };
-        let threads = ThreadPoolExecutor::new(plugins.clone(), ThreadPoolExecutor::SLOTS)?;
-        return Ok((Arc::new(AsyncExecutor::new(plugins, &options)?), Arc::new(threads)));
+        let make = |(alias, slots): &(Alias, usize)| -> Result<(Alias, Arc<dyn Executor>)> {
+            let plugins = plugins.clone();
+            let executor: Arc<dyn Executor> = match alias.as_str() {
+                THREADS if *slots > 0 => Arc::new(ThreadPoolExecutor::new(plugins, *slots)?),
+                _ => Arc::new(AsyncExecutor::new(plugins, &AsyncOptions { slots: *slots, ..AsyncOptions::default() })?),
+            };
+            Ok((alias.clone(), executor))
+        };
+        return slots.iter().map(make).collect();
     };
-    let workers = slots + ThreadPoolExecutor::SLOTS + EXECS_MAX + ASIDES_MAX + CALLS_MAX;
-    let connect = Arc::new(Direct::default());
-    let options = PoolOptions { program: THIS_PROGRAM.into(), workers, strict, connect, lease };
-    let executor = ProcessExecutor::new(plugins, slots, options)?;
-    let threads = executor.with_slots(ThreadPoolExecutor::SLOTS);
-    Ok((Arc::new(executor), Arc::new(threads)))
+    let options = PoolOptions {
+        program: THIS_PROGRAM.into(),
+        workers: calls,
+        strict,
+        connect: Arc::new(Direct::default()),
+        lease,
+    };
+    let workers = ProcessExecutor::new(plugins, 0, options)?;
+    let make = |(alias, slots): &(Alias, usize)| -> (Alias, Arc<dyn Executor>) {
+        (alias.clone(), Arc::new(workers.with_slots(*slots)))
+    };
+    Ok(slots.iter().map(make).collect())
 }
 
 fn host_name() -> String {

@@ -50,6 +50,19 @@ pub fn check_url(url: &str) -> std::result::Result<(), Invalid> {
     }
 }
 
+/// A store's URL as it may be shown: without what comes before the host, which may be a password, and
+/// without parameters.
+pub fn shown(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let plain = rest.split(['?', '#']).next().unwrap_or_default();
+    match (plain.rsplit_once('@'), rest.contains('@')) {
+        (Some((_, place)), _) => format!("{scheme}://{place}"),
+        (None, false) => format!("{scheme}://{plain}"),
+        // Who knows what is a password here.
+        (None, true) => format!("{scheme}://…"),
+    }
+}
+
 /// Opens the store at a URL, or the home's own.
 pub async fn open(url: Option<&str>, home: &Path, node: &str, lease: Duration) -> Result<Opened> {
     let Some(url) = url else { return open_home(home, node).await };
@@ -58,15 +71,19 @@ pub async fn open(url: Option<&str>, home: &Path, node: &str, lease: Duration) -
     let options = SharedOptions { node: node.to_owned(), lease, ..SharedOptions::default() };
     let opened = match url.split_once("://") {
         #[cfg(feature = "postgres")]
-        Some(("postgres" | "postgresql", _)) => shared(crate::store::PostgresStore::connect(url, options).await?),
+        Some(("postgres" | "postgresql", _)) => crate::store::PostgresStore::connect(url, options).await.map(shared),
         #[cfg(feature = "mysql")]
-        Some(("mysql", _)) => shared(crate::store::MysqlStore::connect(url, options).await?),
+        Some(("mysql", _)) => crate::store::MysqlStore::connect(url, options).await.map(shared),
         #[cfg(feature = "sqlite")]
-        Some(("sqlite", _)) => shared(crate::store::SqliteStore::connect(url, options).await?),
+        Some(("sqlite", _)) => crate::store::SqliteStore::connect(url, options).await.map(shared),
         #[cfg(feature = "redis")]
-        Some(("redis" | "rediss", _)) => shared(crate::store::RedisStore::connect(url, options).await?),
-        _ => return Err(Error::NotRunning),
+        Some(("redis" | "rediss", _)) => crate::store::RedisStore::connect(url, options).await.map(shared),
+        _ => unreachable!("`check_url` refuses what is not built in"),
     };
+    let opened = opened.map_err(|error| match error {
+        Error::StoreFailed { what, source } => Error::StoreFailed { what: format!("{what} ({})", shown(url)), source },
+        error => error,
+    })?;
     Ok(Opened { lock: Some(Arc::new(lock)), ..opened })
 }
 
@@ -101,5 +118,25 @@ fn shared<D: Database>(store: SharedStore<D>) -> Opened {
         backup: None,
         nodes: Some(store),
         lock: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for (url, expected) in [
+            ("postgres://u:secret@host:5432/db?sslmode=require&password=secret", "postgres://host:5432/db"),
+            ("postgres://u:sec/ret@host/db", "postgres://host/db"),
+            ("postgres://u:se?cret@host/db", "postgres://…"),
+            ("postgres://u:se#c@ret@host/db", "postgres://…"),
+            ("postgres:///db?host=/run&password=secret", "postgres:///db"),
+            ("redis://:secret@host/0", "redis://host/0"),
+            ("sqlite:///var/lib/jobs.db", "sqlite:///var/lib/jobs.db"),
+        ] {
+            assert_eq!(shown(url), expected, "{url}");
+        }
     }
 }

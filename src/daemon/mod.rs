@@ -28,10 +28,17 @@ pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Resu
     let mut signals = Signals::new()?;
     let wall = if settings.in_process { Wall::None } else { Wall::Process { strict: settings.strict } };
     let home = sources.home.clone();
-    let slots = usize::from(settings.slots);
-    let app =
-        App::open(AppOptions { home: home.clone(), store: settings.store.clone(), lease: settings.lease, slots, wall })
-            .await?;
+    let executors = settings.executors.iter().map(|(alias, slots)| (alias.clone(), usize::from(*slots)));
+    let app = App::open(AppOptions {
+        home: home.clone(),
+        store: settings.store.clone(),
+        lease: settings.lease,
+        node: settings.node.clone(),
+        slots: settings.slots.into(),
+        executors: executors.collect(),
+        wall,
+    })
+    .await?;
     let daemon = Daemon::open(app, settings, sources, log).await?;
     let served = daemon.run(&mut signals).await;
     let own_socket = daemon.own_socket;
@@ -93,8 +100,9 @@ impl Daemon {
             self.app.scheduler.start().await?;
         }
         self.app.listeners.start().await?;
-        let (home, slots) = (self.app.home.display(), self.settings.slots);
-        tracing::info!(%home, slots, version = env!("CARGO_PKG_VERSION"), "serving");
+        let App { home, node, store, .. } = &self.app;
+        let (home, slots, version) = (home.display(), self.settings.slots, env!("CARGO_PKG_VERSION"));
+        tracing::info!(%home, store, node, slots, version, "serving");
         self.supervisor.ready();
         let stopped = self.api.stopped();
         loop {

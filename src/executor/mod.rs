@@ -62,7 +62,8 @@ impl Report {
 /// the run had ended by itself. What a guest did wrong is an [`Outcome`], never an error.
 #[async_trait]
 pub trait Executor: Send + Sync {
-    /// Runs that may be claimed for this executor at one time. At least 1, never changes.
+    /// Runs that may be claimed for this executor at one time; never changes. One with none only checks
+    /// jobs: other nodes run them.
     fn slots(&self) -> usize;
 
     /// Whether the job's function exists here and its arguments fit. Called when a job is added or

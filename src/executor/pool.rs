@@ -56,7 +56,7 @@ impl AsyncExecutor {
             .event_interval(PAUSES_BEFORE_A_LOOK)
             .build()
             .map_err(|e| Error::host("cannot start the guests' threads", e))?;
-        Ok(AsyncExecutor { plugins, slots: options.slots.max(1), guests: Some(guests) })
+        Ok(AsyncExecutor { plugins, slots: options.slots, guests: Some(guests) })
     }
 
     /// Tasks that live on the guests' threads now: none while no run goes on.

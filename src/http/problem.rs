@@ -46,8 +46,10 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let code = error.code();
         let status = match code {
-            "job_exists" | "plugin_in_use" | "alias_taken" | "job_changed" | "run_ended" => StatusCode::CONFLICT,
-            "busy" | "not_running" => StatusCode::SERVICE_UNAVAILABLE,
+            "job_exists" | "plugin_in_use" | "alias_taken" | "job_changed" | "run_ended" | "node_lives" => {
+                StatusCode::CONFLICT
+            }
+            "busy" | "not_running" | "runs_nothing" => StatusCode::SERVICE_UNAVAILABLE,
             code if code.ends_with("_not_found") => StatusCode::NOT_FOUND,
             _ if error.is_host() => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,

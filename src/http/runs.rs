@@ -4,6 +4,7 @@ use super::Api;
 use super::extract::{AcceptedEmpty, JsonBody, Query};
 use super::problem::Problem;
 use crate::config::App;
+use crate::error::Error;
 use crate::executor::{Began, Report};
 use crate::failure::{self, FailureGroup};
 use crate::func::FuncRef;
@@ -152,6 +153,9 @@ pub async fn exec(State(app): State<App>, JsonBody(spec): JsonBody<ExecSpec>) ->
     let mut job = Job::new("exec".parse()?, spec.func, Trigger::now());
     (job.args, job.kwargs, job.limits) = (spec.args, spec.kwargs, spec.limits);
     job.validate()?;
+    if app.executor.slots() == 0 {
+        return Err(Error::RunsNothing.into());
+    }
     app.executor.check(&job).await?;
     let id = RunId(ulid::Ulid::from_parts(now.timestamp_millis().max(0) as u64, crate::store::entropy()));
     let run = Run { origin: Origin::Manual, ..Run::claimed(id, &job, now, app.node.as_str().into()) };

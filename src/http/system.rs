@@ -43,6 +43,8 @@ pub struct Status {
     /// The time-zone data in use: its version, and where it is from.
     pub time_zones: String,
     pub phase: Phase,
+    /// Where the default store is.
+    pub store: String,
     pub node: String,
     pub home: PathBuf,
     #[serde(flatten)]
@@ -60,6 +62,7 @@ pub async fn status(State(api): State<Api>, Extension(caller): Extension<Caller>
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time_zones: Zone::database(),
         phase: app.scheduler.phase(),
+        store: app.store.clone(),
         node: app.node.clone(),
         home: app.home.clone(),
         counts: app.scheduler.counts(&super::default_store()).await?,

@@ -59,16 +59,8 @@ pub struct Client {
 impl Client {
     /// A client that trusts what the machine trusts (`SSL_CERT_FILE` names other roots).
     pub fn new(connect: Arc<dyn Connect>, lease: Lease) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap_or_else(|error| unreachable!("the provider has the default versions: {error}"))
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let requests = Arc::new(Semaphore::new(REQUESTS_OF_ALL_MAX));
-        Client { connect, lease, tls: Arc::new(config).into(), requests }
+        Client { connect, lease, tls: Arc::new(crate::tls::client()).into(), requests }
     }
 }
 

@@ -142,7 +142,7 @@ impl Dispatcher {
             let turned = match self.turn(now, claim, &mut gathered, &tell, publish.as_ref()).await {
                 Ok(turned) => turned,
                 Err(error) => {
-                    self.store_failed(now, &error);
+                    self.store_failed(now, &error, retry == RETRY_FIRST);
                     let again = now + retry;
                     retry = (retry * 2).min(RETRY_MAX);
                     tokio::select! {
@@ -157,7 +157,10 @@ impl Dispatcher {
                     continue;
                 }
             };
-            retry = RETRY_FIRST;
+            if retry != RETRY_FIRST {
+                tracing::info!(jobstore = %self.alias, "the job store works again");
+                retry = RETRY_FIRST;
+            }
             if !gathered.is_empty() {
                 continue;
             }
@@ -302,7 +305,8 @@ impl Dispatcher {
             let take = |_| slots.clone().try_acquire_owned().ok();
             (0..TURN_RUNS_MAX).map_while(take).collect()
         };
-        executors.iter().map(|(alias, entry)| (alias.clone(), (entry.executor.clone(), take(&entry.slots)))).collect()
+        let runs = executors.iter().filter(|(_, entry)| entry.executor.slots() > 0);
+        runs.map(|(alias, entry)| (alias.clone(), (entry.executor.clone(), take(&entry.slots)))).collect()
     }
 
     fn start(
@@ -411,11 +415,16 @@ impl Dispatcher {
         }
     }
 
-    fn store_failed(&self, now: DateTime<Utc>, error: &Error) {
-        tracing::error!(jobstore = %self.alias, error = error.chain(), "the job store failed and is tried again");
+    /// Counts each time, and tells of the first one.
+    fn store_failed(&self, now: DateTime<Utc>, error: &Error, first: bool) {
         if let Some(observer) = self.shared.observer.get() {
             observer.store_failed(&self.alias);
         }
+        if !first {
+            tracing::debug!(jobstore = %self.alias, error = error.chain(), "the job store failed again");
+            return;
+        }
+        tracing::error!(jobstore = %self.alias, error = error.chain(), "the job store failed and is tried again");
         let event = Event::new(EventKind::StoreError, now, self.alias.clone()).detail(error.chain());
         self.shared.bus.publish(vec![event]);
     }

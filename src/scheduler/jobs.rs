@@ -3,6 +3,7 @@
 use super::Scheduler;
 use crate::error::{Error, Result};
 use crate::event::EventKind;
+use crate::executor::Executor;
 use crate::func::PluginName;
 use crate::invalid::Invalid;
 use crate::job::{Alias, Arguments, Backfill, Job, JobId};
@@ -173,20 +174,28 @@ impl Scheduler {
     /// Everything about a job that must hold before a store sees it. If a plugin decides when it
     /// fires, the first time that it says.
     pub(super) async fn check(&self, job: &Job) -> Result<Option<DateTime<Utc>>> {
-        self.check_call(job).await?;
-        let executor = self.executor(&job.executor)?;
+        let executor = self.check_call(job).await?;
         let Some(asked) = job.trigger.asked() else { return Ok(None) };
+        if executor.slots() == 0 {
+            return Err(Error::RunsNothing);
+        }
         let from = job.trigger.ask_from(self.clock().now());
         let next = executor.next_fire_time(asked, None, from).await?;
         let next = next.map(|at| job.trigger.accept(None, from, at).map_err(Error::TriggerFailed)).transpose()?;
         next.flatten().map(Some).ok_or_else(|| Error::NeverFires(job.trigger.to_string()))
     }
 
-    /// The same but for when it fires.
-    async fn check_call(&self, job: &Job) -> Result<()> {
+    /// The same but for when it fires. Gives the executor that checked it.
+    async fn check_call(&self, job: &Job) -> Result<Arc<dyn Executor>> {
         job.validate()?;
-        self.store(&job.jobstore)?;
-        self.executor(&job.executor)?.check(job).await
+        let store = self.store(&job.jobstore)?;
+        let executor = match self.executor(&job.executor) {
+            // What is a good call here is one there.
+            Err(missing) if store.has_executor(&job.executor).await? => self.any_executor().ok_or(missing)?,
+            found => found?,
+        };
+        executor.check(job).await?;
+        Ok(executor)
     }
 }
 
@@ -216,7 +225,7 @@ impl Scheduler {
                     let Some(job) = entry.job else { continue };
                     let was = entry.state.quarantine.is_some();
                     match self.check_call(&job).await {
-                        Ok(()) if was => {
+                        Ok(_) if was => {
                             released += self.still_there(&alias, Change::Release { id: entry.id }).await?;
                         }
                         Err(error) if !was && !error.is_host() => {

@@ -79,7 +79,10 @@ impl Listeners {
 
     /// Begins to tell, or to wait for its turn to tell. Before this, listeners can be added and looked at.
     pub async fn start(&self) -> Result<()> {
-        let Some(nodes) = self.0.nodes.clone() else { return self.begin_all().await };
+        let Some(nodes) = self.0.nodes.clone() else {
+            let _change = self.0.changes.lock().await;
+            return self.tell_all().await;
+        };
         let listeners = self.clone();
         let lead = async move {
             loop {
@@ -95,24 +98,28 @@ impl Listeners {
     async fn follow(&self, nodes: &dyn Nodes) {
         let leads = nodes.leads().await.unwrap_or(false);
         let _change = self.0.changes.lock().await;
-        let telling = lock(&self.0.entries).is_some();
         if !leads {
-            if telling {
-                self.end_all().await;
-            }
-            return;
+            self.end_all().await;
+        } else if let Err(error) = self.tell_all().await {
+            tracing::warn!(error = error.chain(), "cannot read which listeners there are");
         }
-        if !telling {
-            *lock(&self.0.entries) = Some(BTreeMap::new());
-        }
-        let Ok(stored) = self.list_stored().await else { return };
-        let known = |name: &Alias| lock(&self.0.entries).as_ref()?.get(name).map(|entry| entry.listener.clone());
+    }
+
+    /// Tells each listener that is stored, as it is stored, and no other.
+    async fn tell_all(&self) -> Result<()> {
+        let stored = self.list_stored().await?;
+        lock(&self.0.entries).get_or_insert_default();
+        let known = |name: &Alias| {
+            let entries = lock(&self.0.entries);
+            let entry = entries.as_ref()?.get(name).filter(|entry| !entry.task.is_finished())?;
+            Some(((*entry.listener).clone(), lock(&entry.progress).generation))
+        };
         let told: Vec<Alias> = lock(&self.0.entries).iter().flatten().map(|(name, _)| name.clone()).collect();
         for name in told.iter().filter(|name| !stored.iter().any(|(listener, _)| listener.name == **name)) {
             self.silence(name).await;
         }
         for (listener, progress) in stored {
-            if known(&listener.name).is_none_or(|known| *known != listener) {
+            if known(&listener.name) != Some((listener.clone(), progress.generation)) {
                 self.silence(&listener.name).await;
                 let entry = self.spawn(listener, progress);
                 if let Some(entries) = lock(&self.0.entries).as_mut() {
@@ -120,15 +127,6 @@ impl Listeners {
                 }
             }
         }
-    }
-
-    async fn begin_all(&self) -> Result<()> {
-        let stored = self.0.store.list_listeners().await?;
-        let entries = stored.into_iter().map(|(listener, progress)| {
-            let entry = self.spawn(listener, progress);
-            (entry.listener.name.clone(), entry)
-        });
-        *lock(&self.0.entries) = Some(entries.collect());
         Ok(())
     }
 
@@ -163,7 +161,7 @@ impl Listeners {
         let progress = match before {
             Some((old, progress)) => {
                 listener.keep_secret(&old);
-                Progress { attempt: 0, retry_at: None, ..progress }
+                Progress { generation: progress.generation + 1, attempt: 0, retry_at: None, ..progress }
             }
             None => Progress { after: self.last_event().await?, ..Progress::default() },
         };
@@ -182,7 +180,8 @@ impl Listeners {
             Some(event) => event.seq - 1,
             None => self.last_event().await?,
         };
-        let mut progress = Progress { after, attempt: 0, retry_at: None, ..progress };
+        let generation = progress.generation + 1;
+        let mut progress = Progress { generation, after, attempt: 0, retry_at: None, ..progress };
         // They are told again, so they are not given up.
         progress.dead.retain(|letter| letter.seq <= after);
         self.begin(listener, progress).await
@@ -244,6 +243,7 @@ impl Listeners {
             scheduler: self.0.scheduler.clone(),
             store: self.0.store.clone(),
             delivery: self.0.delivery.clone(),
+            nodes: self.0.nodes.clone(),
             listener: listener.clone(),
             saved: (self.0.scheduler.clock().now(), progress.clone()),
             progress,
@@ -267,6 +267,7 @@ struct Teller {
     scheduler: Scheduler,
     store: Arc<dyn ListenerStore>,
     delivery: Arc<dyn Delivery>,
+    nodes: Option<Arc<dyn Nodes>>,
     listener: Arc<Listener>,
     /// Only a hint that there is something new.
     events: Subscription,
@@ -277,8 +278,9 @@ struct Teller {
 }
 
 impl Teller {
+    /// Tells, for as long as this node is the one that does.
     async fn tell(&mut self) {
-        loop {
+        while self.leads().await {
             let clock = self.scheduler.clock().clone();
             while let Some(at) = self.progress.retry_at.filter(|at| *at > clock.now()) {
                 clock.sleep_until(at).await;
@@ -335,6 +337,9 @@ impl Teller {
                 self.progress.pass(event.seq);
                 continue;
             }
+            if !self.leads().await {
+                return;
+            }
             let told = self.delivery.deliver(&self.listener, Notice::Event(event)).await;
             let now = clock.now();
             match told {
@@ -352,12 +357,23 @@ impl Teller {
         lock(&self.shared).clone_from(&self.progress);
     }
 
+    /// Whether this node is the one that tells.
+    async fn leads(&self) -> bool {
+        match &self.nodes {
+            Some(nodes) => nodes.leads().await.unwrap_or(false),
+            None => true,
+        }
+    }
+
     /// A listener that missed something is told so before it is told more. False if it did not take
     /// that.
     async fn tell_of_missed(&mut self, clock: &dyn Clock, before: u64) -> bool {
         let count = self.progress.missed - self.progress.missed_told;
         if count == 0 {
             return true;
+        }
+        if !self.leads().await {
+            return false;
         }
         let told = self.delivery.deliver(&self.listener, Notice::Missed { count, before }).await;
         match told {
@@ -381,7 +397,7 @@ impl Teller {
     }
 
     async fn save(&mut self) {
-        if self.saved.1 == self.progress {
+        if self.saved.1 == self.progress || !self.leads().await {
             return;
         }
         match self.store.put_progress(&self.listener, &self.progress).await {

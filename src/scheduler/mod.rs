@@ -357,6 +357,10 @@ impl Scheduler {
             .ok_or_else(|| Error::ExecutorNotFound { alias: alias.clone(), available: names(executors.keys()) })
     }
 
+    fn any_executor(&self) -> Option<Arc<dyn Executor>> {
+        lock(&self.0.executors).values().next().map(|entry| entry.executor.clone())
+    }
+
     fn store(&self, alias: &Alias) -> Result<Arc<dyn JobStore>> {
         let found = self.stores().get(alias).map(|entry| entry.store.clone());
         found.ok_or_else(|| self.no_jobstore(alias))

@@ -444,6 +444,12 @@ pub trait JobStore: Send + Sync {
         Lease::forever()
     }
 
+    /// Whether another process that has the store has an executor of this name.
+    async fn has_executor(&self, alias: &Alias) -> Result<bool> {
+        let _ = alias;
+        Ok(false)
+    }
+
     /// Waits until another process may have changed something: a hint that a turn is due. For ever, if
     /// none has the store.
     async fn changed(&self) {

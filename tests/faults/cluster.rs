@@ -2,7 +2,7 @@
 
 use crate::history::{Event, History, Lease, Run, now};
 use crate::proxy::{Point, Proxy};
-use crate::servers::Server;
+use crate::servers::{Databases, Server};
 use crate::witness::Witness;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;

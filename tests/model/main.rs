@@ -11,6 +11,7 @@ mod servers;
 mod steps;
 mod stores;
 
+use servers::{Databases, Files, Server};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Sequences that one home sees before a new one is made.
@@ -24,42 +25,24 @@ fn random_sequences_lose_nothing_and_run_nothing_twice() {
     sequences(10_000, |_, now| Box::new(stores::Sled::new(now)));
 }
 
-#[cfg(feature = "postgres")]
-#[test]
-fn nor_on_postgres() {
-    if !servers::there("postgres") {
-        return;
-    }
-    let server = servers::Server::postgres(false);
-    sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnPostgres::new(runtime, server.database())));
+macro_rules! nor_on {
+    ($name:ident, $feature:literal, $store:ident, $server:expr) => {
+        #[cfg(feature = $feature)]
+        #[test]
+        fn $name() {
+            if !servers::there($feature) {
+                return;
+            }
+            let server = $server;
+            sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::$store::new(runtime, server.database())));
+        }
+    };
 }
 
-#[cfg(feature = "mysql")]
-#[test]
-fn nor_on_mysql() {
-    if !servers::there("mysql") {
-        return;
-    }
-    let server = servers::Server::mariadb(false);
-    sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnMysql::new(runtime, server.database())));
-}
-
-#[cfg(feature = "sqlite")]
-#[test]
-fn nor_on_sqlite() {
-    let files = servers::Files::new();
-    sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnSqlite::new(runtime, files.database())));
-}
-
-#[cfg(feature = "redis")]
-#[test]
-fn nor_on_redis() {
-    if !servers::there("redis") {
-        return;
-    }
-    let server = servers::Server::redis(false);
-    sequences(10_000 / ON_DATABASES, |runtime, _| Box::new(stores::OnRedis::new(runtime, server.database())));
-}
+nor_on!(nor_on_postgres, "postgres", OnPostgres, Server::postgres(false));
+nor_on!(nor_on_mysql, "mysql", OnMysql, Server::mariadb(false));
+nor_on!(nor_on_sqlite, "sqlite", OnSqlite, Files::new());
+nor_on!(nor_on_redis, "redis", OnRedis, Server::redis(false));
 
 type Make<'a> = dyn Fn(&tokio::runtime::Runtime, chrono::DateTime<chrono::Utc>) -> Box<dyn stores::Other> + Sync + 'a;
 

@@ -68,9 +68,9 @@ macro_rules! on_database {
             }
 
             async fn open(url: &str) -> $store {
-                // On a clock that only tests move, nothing is claimed ahead.
-                let lead = std::time::Duration::ZERO;
-                let options = SharedOptions { retention: retention(), lead, ..SharedOptions::default() };
+                // On a clock that only tests move, nothing is claimed ahead, and nobody waits for an executor.
+                let (lead, patience) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
+                let options = SharedOptions { retention: retention(), lead, patience, ..SharedOptions::default() };
                 $store::connect(url, options).await.expect("the store opens")
             }
         }

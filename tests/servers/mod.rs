@@ -230,9 +230,25 @@ impl Server {
         };
         ask().is_ok() && &answer == b"+PONG\r\n"
     }
+}
 
-    /// The URL of a new, empty database.
-    pub fn database(&self) -> String {
+/// A place for databases that are files.
+pub struct Files(tempfile::TempDir);
+
+impl Files {
+    pub fn new() -> Self {
+        Files(directory(false))
+    }
+}
+
+/// Where databases are.
+pub trait Databases {
+    /// The URL of a new, empty one.
+    fn database(&self) -> String;
+}
+
+impl Databases for Server {
+    fn database(&self) -> String {
         let number = DATABASES.fetch_add(1, Ordering::Relaxed);
         let name = format!("d{number}");
         match self.kind {
@@ -252,16 +268,8 @@ impl Server {
     }
 }
 
-/// A place for databases that are files.
-pub struct Files(tempfile::TempDir);
-
-impl Files {
-    pub fn new() -> Self {
-        Files(directory(false))
-    }
-
-    /// The URL of a new, empty database.
-    pub fn database(&self) -> String {
+impl Databases for Files {
+    fn database(&self) -> String {
         let name = format!("d{}", DATABASES.fetch_add(1, Ordering::Relaxed));
         format!("sqlite://{}", self.0.path().join(name).display())
     }

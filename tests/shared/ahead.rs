@@ -1,6 +1,6 @@
 //! Runs that start soon are claimed already, and nobody hears of one that is taken back.
 
-use crate::servers::Server;
+use crate::servers::{Databases, Server};
 use chrono::{DateTime, TimeDelta, Utc};
 use sandclock::store::SharedOptions;
 use sandclock::store::{Change, Claim, Conflict, Finished, PostgresStore, Started, Turn, Turned};

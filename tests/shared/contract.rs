@@ -1,11 +1,12 @@
 //! Every store keeps the contract.
 
-use sandclock::store::{PluginStore, SharedOptions, conformance};
+use crate::servers::{Databases, Files, Server};
+use sandclock::store::{JobStore, PluginStore, SharedOptions, conformance};
 use sha2::Digest as _;
 
 /// On a clock that only tests move, nothing is claimed ahead.
 fn virtual_time() -> SharedOptions {
-    SharedOptions { lead: std::time::Duration::ZERO, ..SharedOptions::default() }
+    SharedOptions { lead: std::time::Duration::ZERO, patience: std::time::Duration::ZERO, ..SharedOptions::default() }
 }
 
 /// What a server may not take in one piece.
@@ -18,24 +19,16 @@ async fn a_large_component_comes_back_whole(store: &impl PluginStore) {
     }
 }
 
-macro_rules! keeps_the_contract {
-    ($name:ident, $feature:literal, $store:ident, $place:expr) => {
-        #[cfg(feature = $feature)]
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            use sandclock::store::$store;
-            if !crate::servers::there($feature) {
-                return;
-            }
-            let place = $place;
-            let open = async || $store::connect(&place.database(), virtual_time()).await.expect("the store opens");
-            conformance::check(&open).await;
-            a_large_component_comes_back_whole(&open().await).await;
-        }
-    };
+async fn keeps_the_contract<S: JobStore + PluginStore>(
+    server: impl Databases,
+    open: impl AsyncFn(String, SharedOptions) -> S,
+) {
+    let open = async || open(server.database(), virtual_time()).await;
+    conformance::check(&open).await;
+    a_large_component_comes_back_whole(&open().await).await;
 }
 
-keeps_the_contract!(postgres_keeps_the_contract, "postgres", PostgresStore, crate::servers::Server::postgres(false));
-keeps_the_contract!(mysql_keeps_the_contract, "mysql", MysqlStore, crate::servers::Server::mariadb(false));
-keeps_the_contract!(sqlite_keeps_the_contract, "sqlite", SqliteStore, crate::servers::Files::new());
-keeps_the_contract!(redis_keeps_the_contract, "redis", RedisStore, crate::servers::Server::redis(true));
+test_on!(postgres_keeps_the_contract, "postgres", PostgresStore, Server::postgres(false), keeps_the_contract);
+test_on!(mysql_keeps_the_contract, "mysql", MysqlStore, Server::mariadb(false), keeps_the_contract);
+test_on!(sqlite_keeps_the_contract, "sqlite", SqliteStore, Files::new(), keeps_the_contract);
+test_on!(redis_keeps_the_contract, "redis", RedisStore, Server::redis(true), keeps_the_contract);

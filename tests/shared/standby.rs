@@ -1,6 +1,7 @@
 //! Where one node claims at a time, the others stand by, and one of them takes over when its process is
 //! gone.
 
+use crate::servers::{Databases, Files, Server};
 use chrono::{DateTime, TimeDelta, Utc};
 use sandclock::store::{Change, Claim, Conflict, Nodes, SharedOptions, Turn};
 use sandclock::{Alias, Job, JobId, JobStore, Outcome, Trigger};
@@ -28,50 +29,39 @@ fn claim() -> Turn {
     Turn { now, claim: Claim::Due, slots: BTreeMap::from([(Alias::default(), 8)]), ..Turn::default() }
 }
 
-macro_rules! stands_by {
-    ($name:ident, $feature:literal, $store:ident, $place:expr) => {
-        #[cfg(feature = $feature)]
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            use sandclock::store::$store;
-            if !crate::servers::there($feature) {
-                return;
-            }
-            let place = $place;
-            let url = place.database();
-            let first = $store::connect(&url, options("first")).await.expect("the first opens");
-            let second = $store::connect(&url, options("second")).await.expect("the second opens");
-            let (_, add) = due("one");
-            let run = first.turn(add).await.expect("a turn").claimed.remove(0).run;
-            let (two, add) = due("two");
-            let turned = second.turn(add).await.expect("who stands by may change jobs");
-            assert!(turned.replies[0].is_ok() && turned.claimed.is_empty(), "and claims none");
-            let claims = async || {
-                let nodes = second.list_nodes().await.expect("a read");
-                nodes.into_iter().filter(|node| node.claims).map(|node| node.name).collect::<Vec<_>>()
-            };
-            assert_eq!(claims().await, ["first"]);
-
-            let gone = Instant::now();
-            drop(first);
-            let claimed = loop {
-                let turned = second.turn(claim()).await.expect("a turn");
-                if let Some(claimed) = turned.claimed.into_iter().next() {
-                    break claimed;
-                }
-                assert!(gone.elapsed() < LEASE * 3 / 2, "the second takes over in time");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            };
-            assert!(gone.elapsed() > LEASE / 2, "and not before the first has run out");
-            assert_eq!(claimed.job.id, two);
-            let of_the_first = second.get_run(run.id).await.expect("a read").expect("it is kept");
-            assert_eq!(of_the_first.outcome, Some(Outcome::Interrupted));
-            assert_eq!(claims().await, ["second"]);
-            second.close().await.expect("it closes");
-        }
+async fn stands_by<S: JobStore + Nodes>(server: impl Databases, open: impl AsyncFn(String, SharedOptions) -> S) {
+    let url = server.database();
+    let first = open(url.clone(), options("first")).await;
+    let second = open(url.clone(), options("second")).await;
+    let (_, add) = due("one");
+    let run = first.turn(add).await.expect("a turn").claimed.remove(0).run;
+    let (two, add) = due("two");
+    let turned = second.turn(add).await.expect("who stands by may change jobs");
+    assert!(turned.replies[0].is_ok() && turned.claimed.is_empty(), "and claims none");
+    let claims = async || {
+        let nodes = second.list_nodes().await.expect("a read");
+        nodes.into_iter().filter(|node| node.claims).map(|node| node.name).collect::<Vec<_>>()
     };
+    assert_eq!(claims().await, ["first"]);
+
+    let gone = Instant::now();
+    drop(first);
+    let claimed = loop {
+        let turned = second.turn(claim()).await.expect("a turn");
+        if let Some(claimed) = turned.claimed.into_iter().next() {
+            break claimed;
+        }
+        assert!(gone.elapsed() < LEASE * 3 / 2, "the second takes over in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(gone.elapsed() > LEASE / 2, "and not before the first has run out");
+    assert_eq!(claimed.job.id, two);
+    let of_the_first = second.get_run(run.id).await.expect("a read").expect("it is kept");
+    assert_eq!(of_the_first.outcome, Some(Outcome::Interrupted));
+    assert_eq!(claims().await, ["second"]);
+    second.close().await.expect("it closes");
 }
 
-stands_by!(one_claims_on_mysql, "mysql", MysqlStore, crate::servers::Server::mariadb(false));
-stands_by!(one_claims_on_sqlite, "sqlite", SqliteStore, crate::servers::Files::new());
-stands_by!(one_claims_on_redis, "redis", RedisStore, crate::servers::Server::redis(false));
+test_on!(one_claims_on_mysql, "mysql", MysqlStore, Server::mariadb(false), stands_by);
+test_on!(one_claims_on_sqlite, "sqlite", SqliteStore, Files::new(), stands_by);
+test_on!(one_claims_on_redis, "redis", RedisStore, Server::redis(false), stands_by);

@@ -1,5 +1,6 @@
 //! Several nodes change jobs at once, and servers fall meanwhile: what was acknowledged is there, once.
 
+use crate::servers::{Databases, Files, Server};
 use chrono::Utc;
 use sandclock::store::{Change, Claim, Conflict, Finished, SharedOptions, Turn};
 use sandclock::{Alias, Error, Event, EventKind, Job, JobId, JobStore, Outcome, Page, Trigger};
@@ -64,84 +65,60 @@ async fn names(store: &impl JobStore) -> BTreeSet<String> {
     jobs.items.iter().map(|entry| entry.id.to_string()).collect()
 }
 
-macro_rules! work_together {
-    ($name:ident, $feature:literal, $store:ident, $place:expr) => {
-        #[cfg(feature = $feature)]
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            use sandclock::store::$store;
-            if !crate::servers::there($feature) {
-                return;
-            }
-            let place = $place;
-            let url = place.database();
-            let open = async |name: &str| $store::connect(&url, options(name)).await.expect("the store opens");
-            let stores = [open("a").await, open("b").await, open("c").await];
-            let [a, b, c] = &stores;
-            tokio::join!(work(a, "a"), work(b, "b"), work(c, "c"));
-            let kept: BTreeSet<String> = ["a", "b", "c"]
-                .iter()
-                .flat_map(|name| (0..JOBS).step_by(2).map(move |n| format!("{name}-{n}")))
-                .collect();
-            assert_eq!(names(a).await, kept);
-            let mut fires = BTreeSet::new();
-            for event in all_events(b).await {
-                if event.kind == EventKind::JobSubmitted {
-                    let fire = (event.job_id.clone(), event.run.expect("its run").scheduled_time);
-                    assert!(fires.insert(fire), "a fire time is claimed once");
-                }
-            }
-            let counts = c.counts().await.expect("counts");
-            assert_eq!((counts.jobs, counts.running), (kept.len() as u64, 0));
+async fn work_together<S: JobStore>(server: impl Databases, open: impl AsyncFn(String, SharedOptions) -> S) {
+    let url = server.database();
+    let open = async |name: &str| open(url.clone(), options(name)).await;
+    let stores = [open("a").await, open("b").await, open("c").await];
+    let [a, b, c] = &stores;
+    tokio::join!(work(a, "a"), work(b, "b"), work(c, "c"));
+    let kept: BTreeSet<String> =
+        ["a", "b", "c"].iter().flat_map(|name| (0..JOBS).step_by(2).map(move |n| format!("{name}-{n}"))).collect();
+    assert_eq!(names(a).await, kept);
+    let mut fires = BTreeSet::new();
+    for event in all_events(b).await {
+        if event.kind == EventKind::JobSubmitted {
+            let fire = (event.job_id.clone(), event.run.expect("its run").scheduled_time);
+            assert!(fires.insert(fire), "a fire time is claimed once");
         }
-    };
+    }
+    let counts = c.counts().await.expect("counts");
+    assert_eq!((counts.jobs, counts.running), (kept.len() as u64, 0));
 }
 
-work_together!(nodes_work_together_on_mysql, "mysql", MysqlStore, crate::servers::Server::mariadb(false));
-work_together!(nodes_work_together_on_postgres, "postgres", PostgresStore, crate::servers::Server::postgres(false));
-work_together!(nodes_work_together_on_redis, "redis", RedisStore, crate::servers::Server::redis(false));
-work_together!(nodes_work_together_on_sqlite, "sqlite", SqliteStore, crate::servers::Files::new());
+test_on!(nodes_work_together_on_mysql, "mysql", MysqlStore, Server::mariadb(false), work_together);
+test_on!(nodes_work_together_on_postgres, "postgres", PostgresStore, Server::postgres(false), work_together);
+test_on!(nodes_work_together_on_redis, "redis", RedisStore, Server::redis(false), work_together);
+test_on!(nodes_work_together_on_sqlite, "sqlite", SqliteStore, Files::new(), work_together);
 
-macro_rules! keeps_what_it_said {
-    ($name:ident, $feature:literal, $store:ident, $server:expr) => {
-        #[cfg(feature = $feature)]
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            use sandclock::store::$store;
-            if !crate::servers::there($feature) {
-                return;
-            }
-            let mut server = $server;
-            let store = $store::connect(&server.database(), options("a")).await.expect("the store opens");
-            let falls = tokio::task::spawn_blocking(move || {
-                for _ in 0..2 {
-                    std::thread::sleep(Duration::from_millis(700));
-                    server.restart();
-                }
-                server
-            });
-            let mut added = BTreeSet::new();
-            let since = Instant::now();
-            while !falls.is_finished() || since.elapsed() < Duration::from_secs(2) {
-                let (id, add) = job(&format!("j{}", added.len()), 3600);
-                // It may have been told that the turn failed, and be wrong: then the job is there.
-                match store.turn(turn(vec![add])).await {
-                    Ok(turned) => match &turned.replies[0] {
-                        Ok(_) | Err(Error::JobExists(_)) => drop(added.insert(id.to_string())),
-                        Err(error) => panic!("{error}"),
-                    },
-                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-                }
-            }
-            let _server = falls.await.expect("it was started again");
-            let there = names(&store).await;
-            assert!(added.is_subset(&there) && there.len() <= added.len() + 1, "all that was acknowledged is there");
-            let told = all_events(&store).await;
-            assert_eq!(told.iter().filter(|event| event.kind == EventKind::JobAdded).count(), there.len());
+async fn keeps_what_it_said<S: JobStore>(mut server: Server, open: impl AsyncFn(String, SharedOptions) -> S) {
+    let store = open(server.database(), options("a")).await;
+    let falls = tokio::task::spawn_blocking(move || {
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(700));
+            server.restart();
         }
-    };
+        server
+    });
+    let mut added = BTreeSet::new();
+    let since = Instant::now();
+    while !falls.is_finished() || since.elapsed() < Duration::from_secs(2) {
+        let (id, add) = job(&format!("j{}", added.len()), 3600);
+        // It may have been told that the turn failed, and be wrong: then the job is there.
+        match store.turn(turn(vec![add])).await {
+            Ok(turned) => match &turned.replies[0] {
+                Ok(_) | Err(Error::JobExists(_)) => drop(added.insert(id.to_string())),
+                Err(error) => panic!("{error}"),
+            },
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    let _server = falls.await.expect("it was started again");
+    let there = names(&store).await;
+    assert!(added.is_subset(&there) && there.len() <= added.len() + 1, "all that was acknowledged is there");
+    let told = all_events(&store).await;
+    assert_eq!(told.iter().filter(|event| event.kind == EventKind::JobAdded).count(), there.len());
 }
 
-keeps_what_it_said!(mysql_falls, "mysql", MysqlStore, crate::servers::Server::mariadb(true));
-keeps_what_it_said!(postgres_falls, "postgres", PostgresStore, crate::servers::Server::postgres(true));
-keeps_what_it_said!(redis_falls, "redis", RedisStore, crate::servers::Server::redis(true));
+test_on!(mysql_falls, "mysql", MysqlStore, Server::mariadb(true), keeps_what_it_said);
+test_on!(postgres_falls, "postgres", PostgresStore, Server::postgres(true), keeps_what_it_said);
+test_on!(redis_falls, "redis", RedisStore, Server::redis(true), keeps_what_it_said);

@@ -60,13 +60,13 @@ enum Overdue {
 impl ProcessExecutor {
     /// To be called on a tokio runtime, which the workers' sockets are driven by.
     pub fn new(plugins: PluginHost, slots: usize, options: PoolOptions) -> Result<Self> {
-        Ok(ProcessExecutor { plugins, pool: Pool::new(options)?, slots: slots.max(1), going: Arc::default() })
+        Ok(ProcessExecutor { plugins, pool: Pool::new(options)?, slots, going: Arc::default() })
     }
 
     /// The same workers under another name, with slots of its own.
     #[must_use]
     pub fn with_slots(&self, slots: usize) -> Self {
-        ProcessExecutor { slots: slots.max(1), ..self.clone() }
+        ProcessExecutor { slots, ..self.clone() }
     }
 
     /// Workers that live now.

@@ -4,26 +4,31 @@
 //! needs the first answer, and sqlx waits for each. Everything is in the schema `sandclock`.
 
 mod schema;
+mod statements;
 mod turn;
 mod write;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
+    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, Wanted, Written, failed, job_id, run_id,
+    text,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
 use crate::job::JobId;
 use crate::run::RunId;
+use crate::store::Counts;
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use statements::{JOB, OWN_ARGUMENTS, RUN, Statements, names_of};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 use tokio_postgres::{AsyncMessage, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
-use turn::{Lines, Session, Statements, columns, id, job_row, run_id, text};
+use turn::{Lines, Session, job_row};
+use write::run_bytes;
 
 /// Connections of one node: a turn, a lease, and reads.
 const CONNECTIONS_MAX: usize = 8;
@@ -32,6 +37,10 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 const IDLE_TIME_MAX: Duration = Duration::from_millis(2500);
 const LOCK_TIME_MAX: Duration = Duration::from_secs(3);
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(30);
+/// A plan that was made when a table was empty is kept when it has grown, so each is by an index. None of
+/// them is worth compiling.
+const PLANS: &str =
+    "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
 /// How long a packet may go unanswered before the connection counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Hints are sent this far apart at least.
@@ -77,7 +86,7 @@ impl Postgres {
             return Err(refused("it names no database".into()).into());
         }
         let settings = format!(
-            "-c search_path=sandclock -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c statement_timeout={} \
+            "-c search_path=sandclock {PLANS} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c statement_timeout={} \
              -c default_transaction_isolation=read\\ committed {}",
             IDLE_TIME_MAX.as_millis(),
             LOCK_TIME_MAX.as_millis(),
@@ -92,7 +101,7 @@ impl Postgres {
         if config.get_application_name().is_none() {
             config.application_name("sandclock");
         }
-        let tls = MakeRustlsConnect::new(client_tls());
+        let tls = MakeRustlsConnect::new(crate::tls::client());
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let pool = |size: usize| {
             let manager = Manager::from_config(config.clone(), tls.clone(), recycling.clone());
@@ -129,6 +138,11 @@ impl Postgres {
         client.query(&statement, params).await.map_err(database_error)
     }
 
+    async fn counter(&self, name: &str) -> Result<u64> {
+        let rows = self.query("SELECT value FROM counter WHERE name = $1", &[&name]).await?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
+    }
+
     async fn query(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Vec<Row>> {
         let client = self.client().await?;
         let statement = client.prepare_cached(sql).await.map_err(database_error)?;
@@ -161,19 +175,6 @@ impl Postgres {
         transaction.commit().await.map_err(database_error)?;
         let reset = format!("SET lock_timeout = {}", LOCK_TIME_MAX.as_millis());
         client.batch_execute(&reset).await.map_err(database_error)
-    }
-}
-
-/// TLS with the machine's certificates, used if the URL or the server asks for it.
-fn client_tls() -> rustls::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    match builder {
-        Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
-        // ring has what TLS 1.2 and 1.3 need.
-        Err(error) => unreachable!("{error}"),
     }
 }
 
@@ -230,7 +231,7 @@ fn closed_connection() -> Error {
 fn run_row(row: &Row) -> Result<RunRow> {
     Ok(RunRow {
         id: run_id(row.get(0))?,
-        job: id(row.get(1))?,
+        job: job_id(row.get(1))?,
         scheduled: row.get(2),
         fire: row.get(3),
         revision: row.get::<_, i64>(4) as u64,
@@ -241,10 +242,14 @@ fn run_row(row: &Row) -> Result<RunRow> {
     })
 }
 
-const RUN: &str = "id, job, scheduled, fire, revision, lease, ended, outcome, body";
+/// Jobs with their definitions.
+fn entries() -> String {
+    let columns = names_of(JOB);
+    format!("SELECT {columns}, d.body FROM job JOIN LATERAL (SELECT body FROM definition WHERE id = job.id) d ON true")
+}
 
 fn entry(row: &Row) -> Result<(JobRow, Vec<u8>)> {
-    Ok((job_row(row)?, row.get(15)))
+    Ok((job_row(row)?, row.get(JOB.len())))
 }
 
 #[async_trait]
@@ -276,19 +281,12 @@ impl Database for Postgres {
     }
 
     async fn job(&self, id: &JobId) -> Result<Option<(JobRow, Vec<u8>)>> {
-        let sql = format!(
-            "SELECT {}, d.body FROM job JOIN LATERAL (SELECT body FROM definition WHERE id = job.id) d ON true WHERE id = $1",
-            columns()
-        );
+        let sql = format!("{} WHERE id = $1", entries());
         self.query(&sql, &[&id.as_str()]).await?.first().map(entry).transpose()
     }
 
     async fn jobs(&self, after: Option<&str>, status: Option<i16>, limit: usize) -> Result<Vec<(JobRow, Vec<u8>)>> {
-        let sql = format!(
-            "SELECT {}, d.body FROM job JOIN LATERAL (SELECT body FROM definition WHERE id = job.id) d ON true \
-             WHERE id > $1 AND ($2::smallint IS NULL OR status = $2) ORDER BY id LIMIT $3",
-            columns()
-        );
+        let sql = format!("{} WHERE id > $1 AND ($2::smallint IS NULL OR status = $2) ORDER BY id LIMIT $3", entries());
         let rows = self.query(&sql, &[&after.unwrap_or_default(), &status, &(limit as i64)]).await?;
         rows.iter().map(entry).collect()
     }
@@ -298,9 +296,8 @@ impl Database for Postgres {
     }
 
     async fn runs(&self, ids: &[RunId]) -> Result<Vec<RunRow>> {
-        let ids: Vec<Vec<u8>> = ids.iter().map(|id| id.0.to_bytes().to_vec()).collect();
-        let sql = format!("SELECT {RUN} FROM run WHERE id = ANY($1)");
-        self.query(&sql, &[&ids]).await?.iter().map(run_row).collect()
+        let sql = format!("SELECT {} FROM run WHERE id = ANY($1)", names_of(RUN));
+        self.query(&sql, &[&run_bytes(ids.iter().copied())]).await?.iter().map(run_row).collect()
     }
 
     async fn list_runs(&self, query: &RunQuery) -> Result<Vec<RunRow>> {
@@ -308,7 +305,7 @@ impl Database for Postgres {
         let before = before.map(|id| id.0.to_bytes().to_vec());
         let (job, limit) = (job.as_ref().map(JobId::as_str), *limit as i64);
         // Each kind of page has a plan of its own.
-        let mut sql = format!("SELECT {RUN} FROM run WHERE ($1::bytea IS NULL OR id < $1)");
+        let mut sql = format!("SELECT {} FROM run WHERE ($1::bytea IS NULL OR id < $1)", names_of(RUN));
         for (there, part) in [
             (job.is_some(), " AND job = $2"),
             (job.is_none(), " AND $2::text IS NULL"),
@@ -335,13 +332,12 @@ impl Database for Postgres {
 
     async fn promised(&self, run: RunId) -> Result<Option<JobId>> {
         let rows = self.query("SELECT job FROM promise WHERE run = $1", &[&run.0.to_bytes().as_slice()]).await?;
-        rows.first().map(|row| id(row.get(0))).transpose()
+        rows.first().map(|row| job_id(row.get(0))).transpose()
     }
 
     async fn arguments(&self, jobs: &[JobId]) -> Result<Vec<(RunId, Vec<u8>)>> {
         let jobs: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
-        let sql = "SELECT run, arguments FROM promise WHERE job = ANY($1) AND arguments IS NOT NULL";
-        self.query(sql, &[&jobs]).await?.iter().map(|row| Ok((run_id(row.get(0))?, row.get(1)))).collect()
+        self.query(OWN_ARGUMENTS, &[&jobs]).await?.iter().map(|row| Ok((run_id(row.get(0))?, row.get(1)))).collect()
     }
 
     async fn events(&self, since: u64, limit: usize) -> Result<Vec<EventBlock>> {
@@ -361,7 +357,7 @@ impl Database for Postgres {
         rows.iter().map(|row| Ok((text(row.get(0))?, row.get(1)))).collect()
     }
 
-    async fn counts(&self) -> Result<StoredCounts> {
+    async fn counts(&self) -> Result<Counts> {
         let sql = "SELECT (SELECT count(*) FROM job), \
                    (SELECT count(*) FROM job WHERE status = 1), (SELECT count(*) FROM job WHERE status = 2), \
                    (SELECT count(*) FROM run WHERE NOT ended), (SELECT count(*) FROM run), \
@@ -371,12 +367,11 @@ impl Database for Postgres {
         let at = |n: usize| row.get::<_, i64>(n) as u64;
         let (running, all) = (at(3), at(4));
         let (jobs, paused, quarantined, last_event) = (at(0), at(1), at(2), at(5));
-        Ok(StoredCounts { jobs, paused, quarantined, running, runs: all - running, last_event })
+        Ok(Counts { jobs, paused, quarantined, running, runs: all - running, last_event })
     }
 
     async fn last_event(&self) -> Result<u64> {
-        let rows = self.query("SELECT value FROM counter WHERE name = 'event'", &[]).await?;
-        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
+        self.counter("event").await
     }
 
     async fn join(&self, node: &NodeRow, ttl: Duration) -> Result<u64> {
@@ -435,10 +430,10 @@ impl Database for Postgres {
 
     async fn left_behind(&self, lease: u64, limit: usize) -> Result<LeftBehind> {
         let (lease, limit) = (lease as i64, limit as i64);
-        let runs = format!("SELECT {RUN} FROM run WHERE lease = $1 AND NOT ended LIMIT $2");
+        let runs = format!("SELECT {} FROM run WHERE lease = $1 AND NOT ended LIMIT $2", names_of(RUN));
         let runs = self.query(&runs, &[&lease, &limit]).await?.iter().map(run_row).collect::<Result<_>>()?;
         let asking = self.query("SELECT id FROM job WHERE asked = $1 LIMIT $2", &[&lease, &limit]).await?;
-        let asking = asking.iter().map(|row| id(row.get(0))).collect::<Result<_>>()?;
+        let asking = asking.iter().map(|row| job_id(row.get(0))).collect::<Result<_>>()?;
         Ok(LeftBehind { runs, asking })
     }
 
@@ -499,8 +494,7 @@ impl Database for Postgres {
     }
 
     async fn catalog(&self) -> Result<u64> {
-        let rows = self.query("SELECT value FROM counter WHERE name = 'catalog'", &[]).await?;
-        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
+        self.counter("catalog").await
     }
 
     async fn hint(&self) {

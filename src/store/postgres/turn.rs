@@ -1,19 +1,18 @@
 //! A turn on PostgreSQL: everything that is asked before the first answer is needed goes out at once,
 //! so a turn costs two journeys and one commit.
 
+use super::statements::OWN_ARGUMENTS;
 use super::write::is_race;
 use super::{Postgres, closed_connection, database_error, lost};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::run::RunId;
-use crate::store::shared::{Details, Found, JobRow, LaneWanted, Load, Loaded, Wanted, failed};
+use crate::store::shared::{Details, Found, JobRow, LaneWanted, Load, Loaded, Wanted, job_id, run_id, text};
 use deadpool_postgres::Object;
 use futures::future::{BoxFuture, FutureExt, join_all};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use ulid::Ulid;
 
 /// How long the database may take to answer within a turn.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -23,12 +22,6 @@ const RESCAN_EVERY: Duration = Duration::from_secs(2);
 const BEHIND: i64 = 1_000_000;
 /// How old the knowledge may be of which lines and priorities there are.
 const LEVELS_AGE_MAX: Duration = Duration::from_secs(1);
-
-/// Jobs that are looked at to find one that a turn is not about.
-const UPCOMING: usize = 8;
-
-const COLUMNS: &str = "id, revision, lane, priority, line, ticket, alarm, wake, manual, asked, waiting, status, \
-                       arguments, valued, state";
 
 /// A connection in the middle of a transaction. Dropped, it is closed, which undoes the transaction.
 pub struct Session(pub Option<Object>);
@@ -47,6 +40,18 @@ impl Session {
     }
 }
 
+/// A place in a line: when a job came there, its ticket, its id.
+type Spot = (i64, i64, String);
+
+/// Before and behind all others that came into line at a time.
+fn before(line: i64) -> Spot {
+    (line, i64::MIN, String::new())
+}
+
+fn behind(line: i64) -> Spot {
+    (line, i64::MAX, String::new())
+}
+
 /// What is known of the lines from turn to turn.
 #[derive(Default)]
 pub struct Lines {
@@ -58,16 +63,17 @@ pub struct Lines {
     now: i64,
 }
 
-#[derive(Clone, Copy)]
+/// In front of this nothing was found. What was claimed since a snapshot that somebody holds is still
+/// there for the database to step over, so a look begins behind it.
 struct Mark {
-    from: i64,
+    from: Spot,
     scanned: Instant,
 }
 
 impl Lines {
-    fn from(&self, lane: &str, now: i64) -> i64 {
-        let mark = self.marks.get(lane).filter(|mark| mark.scanned.elapsed() < RESCAN_EVERY && now >= mark.from);
-        mark.map_or(i64::MIN, |mark| mark.from)
+    fn from(&self, lane: &str, now: i64) -> Spot {
+        let mark = self.marks.get(lane).filter(|mark| mark.scanned.elapsed() < RESCAN_EVERY && now >= mark.from.0);
+        mark.map_or(before(i64::MIN), |mark| mark.from.clone())
     }
 
     /// Jobs come into line now or later, unless the clock was set back.
@@ -80,13 +86,14 @@ impl Lines {
 
     /// Notes that a lane was looked through from `from` on: what was found first, and whether that was
     /// all. Of several priorities the lower ones may hold what is older, if it was not all.
-    fn looked(&mut self, lane: &str, from: i64, first: Option<i64>, all: bool) {
+    fn looked(&mut self, lane: &str, from: &Spot, first: Option<Spot>, all: bool) {
         let scanned = match self.marks.get(lane) {
-            Some(mark) if from != i64::MIN => mark.scanned,
+            Some(mark) if from.0 != i64::MIN => mark.scanned,
             _ => Instant::now(),
         };
         let alone = self.levels.get(lane).is_none_or(|levels| levels.len() < 2);
-        let next = if all || alone { first.unwrap_or(i64::MAX).min(self.now - BEHIND) } else { from };
+        let latest = before(self.now - BEHIND);
+        let next = if all || alone { first.map_or(latest.clone(), |first| first.min(latest)) } else { from.clone() };
         self.marks.insert(lane.to_owned(), Mark { from: next, scanned });
     }
 
@@ -108,7 +115,7 @@ pub fn ask<'a>(client: &'a Object, sql: &'a str, params: Vec<&'a (dyn ToSql + Sy
 
 impl Postgres {
     /// Has the statements of a turn prepared, so that sending them waits for nothing.
-    pub(super) async fn prepare(&self, client: &Object, statements: &[&str]) -> Result<()> {
+    pub(super) async fn prepare(&self, client: &Object, statements: &[String]) -> Result<()> {
         for sql in statements {
             client.prepare_cached(sql).await.map_err(database_error)?;
         }
@@ -123,9 +130,7 @@ impl Postgres {
         let client = self.client().await?;
         let session = Session(Some(client));
         let client = session.client()?;
-        let statements = &self.statements;
-        let asked: Vec<&str> = statements.load.iter().map(String::as_str).collect();
-        self.prepare(client, &asked).await?;
+        self.prepare(client, &self.statements.load).await?;
         let mut lines = self.lines.lock().await;
         if lines.read.is_none_or(|read| read.elapsed() > LEVELS_AGE_MAX) {
             self.read_levels(client, &mut lines).await?;
@@ -136,14 +141,15 @@ impl Postgres {
         lines.turn(now);
         let fenced = wanted.fenced.map(|lease| lease as i64);
         let named: Vec<&str> = wanted.named.iter().map(JobId::as_str).collect();
-        let [check, hold, fence, name, all, line, next, alarms, wakes, manual, upcoming, orphan, epoch] = &asked[..]
-        else {
-            return Err(closed_connection());
-        };
+        let [check, hold, fence, name, all, line, next, alarms, wakes, manual, upcoming, orphan, epoch] =
+            &self.statements.load;
         let (alarms_max, wakes_max, manual_max) = (wanted.alarms as i64, wanted.wakes as i64, wanted.manual as i64);
         let lanes: Vec<_> = wanted.lanes.iter().map(|lane| LaneQuery::new(lane, &lines, (now, until))).collect();
-        let (orphan_lanes, orphan_priorities): (Vec<&str>, Vec<i16>) =
-            orphans.iter().map(|(lane, priority)| (lane.as_str(), *priority)).unzip();
+        let (orphan_lanes, orphan_priorities): (Vec<&str>, Vec<i16>) = orphans
+            .iter()
+            .filter(|lane| wanted.abandoned.contains(*lane))
+            .flat_map(|lane| lines.priorities(lane).into_iter().map(|priority| (lane.as_str(), priority)))
+            .unzip();
         let orphans_max = wanted.orphans as i64;
 
         let mut queries: Vec<Asked<'_>> = Vec::new();
@@ -161,24 +167,28 @@ impl Postgres {
         let first_lane = queries.len();
         for lane in &lanes {
             if lane.most > 0 {
-                queries.push(ask(client, line, vec![&lane.lane, &lane.priorities, &lane.from, &until, &lane.most]));
+                let (since, ticket, id) = &lane.from;
+                let params: Vec<&(dyn ToSql + Sync)> =
+                    vec![&lane.lane, &lane.priorities, since, ticket, id, &until, &lane.most];
+                queries.push(ask(client, line, params));
             }
         }
         if wanted.alarms > 0 {
             queries.push(ask(client, alarms, vec![&now, &alarms_max]));
         }
         if wanted.wakes > 0 {
-            queries.push(ask(client, wakes, vec![&now, &wakes_max]));
+            queries.push(ask(client, wakes, vec![&now, &wakes_max, &wanted.own]));
         }
         if wanted.manual > 0 {
-            queries.push(ask(client, manual, vec![&now, &manual_max]));
+            queries.push(ask(client, manual, vec![&now, &manual_max, &wanted.own]));
         }
         if !orphan_lanes.is_empty() {
             queries.push(ask(client, orphan, vec![&orphan_lanes, &orphan_priorities, &now, &orphans_max]));
         }
         let end_jobs = queries.len();
         for lane in &lanes {
-            queries.push(ask(client, next, vec![&lane.lane, &lane.priorities, &lane.after, &named]));
+            let (since, ticket, id) = &lane.after;
+            queries.push(ask(client, next, vec![&lane.lane, &lane.priorities, since, ticket, id, &named]));
         }
         queries.push(ask(client, upcoming, vec![&now]));
         queries.push(ask(client, epoch, vec![]));
@@ -195,8 +205,7 @@ impl Postgres {
             Err(error) => return Err(database_error(error)),
         };
 
-        let may_claim = !answers[0].is_empty();
-        if !may_claim {
+        if answers[0].is_empty() {
             self.undo(session).await;
             return Ok(Load::LeaseLost);
         }
@@ -209,13 +218,13 @@ impl Postgres {
             let row = job_row(row)?;
             jobs.entry(row.id.clone()).or_insert(row);
         }
-        let mut loaded = Loaded { may_claim, ..Loaded::default() };
+        let mut loaded = Loaded { may_claim: true, ..Loaded::default() };
         let mut at = first_lane;
         for (lane, wanted) in lanes.iter().zip(&wanted.lanes) {
             let mut first = None;
             let mut full = None;
             if lane.most > 0 {
-                first = answers[at].iter().filter_map(|row| row.get::<_, Option<i64>>(4)).min();
+                first = answers[at].iter().filter_map(spot).min();
                 let last = answers[at].last().filter(|_| answers[at].len() as i64 >= lane.most);
                 full = last.and_then(|row| row.get::<_, Option<i64>>(4));
                 at += 1;
@@ -223,7 +232,7 @@ impl Postgres {
             let after: Option<i64> = answers[end_jobs + loaded.next.len()].first().and_then(|row| row.get(0));
             loaded.next.push(full.map(|last| last.max(now)).or(after));
             if lane.most > 0 {
-                lines.looked(&wanted.lane, lane.from, first, full.is_none());
+                lines.looked(&wanted.lane, &lane.from, first, full.is_none());
             }
         }
         let last = &answers[end_jobs + lanes.len()..];
@@ -237,13 +246,13 @@ impl Postgres {
         let epoch = last[1].first().ok_or_else(closed_connection)?;
         loaded.epoch = epoch.get::<_, i64>(0) as u64;
         loaded.catalog = epoch.get::<_, i64>(1) as u64;
-        loaded.orphans = orphans.into_iter().map(|(lane, _)| lane).collect();
+        loaded.orphans = orphans;
         loaded.jobs = jobs.into_values().collect();
         Ok(Load::Loaded(session, loaded))
     }
 
-    /// Lines of jobs that no node serves, if orphans are wanted.
-    async fn orphans(&self, client: &Object, wanted: &Wanted, lines: &Lines) -> Result<Vec<(String, i16)>> {
+    /// Lanes that no node serves, if orphans are wanted.
+    async fn orphans(&self, client: &Object, wanted: &Wanted, lines: &Lines) -> Result<Vec<String>> {
         let own = |lane: &String| wanted.lanes.iter().any(|own| own.lane == *lane);
         let others: Vec<&String> = lines.levels.keys().filter(|lane| !own(lane)).collect();
         if wanted.orphans == 0 || others.is_empty() {
@@ -252,10 +261,7 @@ impl Postgres {
         let sql = "SELECT DISTINCT unnest(lanes) FROM lease WHERE NOT fenced AND until > micros()";
         let served = client.query(sql, &[]).await.map_err(database_error)?;
         let served: BTreeSet<String> = served.iter().map(|row| row.get(0)).collect();
-        let unserved = others.into_iter().filter(|lane| !served.contains(lane.as_str()));
-        Ok(unserved
-            .flat_map(|lane| lines.priorities(lane).into_iter().map(|priority| (lane.clone(), priority)))
-            .collect())
+        Ok(others.into_iter().filter(|lane| !served.contains(lane.as_str())).cloned().collect())
     }
 
     async fn read_levels(&self, client: &Object, lines: &mut Lines) -> Result<()> {
@@ -284,21 +290,17 @@ impl Postgres {
             (names(&wanted.definitions), names(&wanted.arguments), names(&wanted.values));
         let queries = vec![
             ask(client, "SELECT id, body FROM definition WHERE id = ANY($1)", vec![&definitions]),
-            ask(
-                client,
-                "SELECT run, arguments FROM promise WHERE job = ANY($1) AND arguments IS NOT NULL",
-                vec![&arguments],
-            ),
+            ask(client, OWN_ARGUMENTS, vec![&arguments]),
             ask(client, "SELECT job, key, body FROM value WHERE job = ANY($1)", vec![&values]),
         ];
         let found = tokio::time::timeout(ANSWER_TIME_MAX, join_all(queries)).await.map_err(|_| lost())?;
         let found = found.into_iter().collect::<Result<Vec<_>, _>>().map_err(database_error)?;
         Ok(Found {
-            definitions: found[0].iter().map(|row| Ok((id(row.get(0))?, row.get(1)))).collect::<Result<_>>()?,
+            definitions: found[0].iter().map(|row| Ok((job_id(row.get(0))?, row.get(1)))).collect::<Result<_>>()?,
             arguments: found[1].iter().map(|row| Ok((run_id(row.get(0))?, row.get(1)))).collect::<Result<_>>()?,
             values: found[2]
                 .iter()
-                .map(|row| Ok((id(row.get(0))?, text(row.get(1))?, row.get(2))))
+                .map(|row| Ok((job_id(row.get(0))?, text(row.get(1))?, row.get(2))))
                 .collect::<Result<_>>()?,
         })
     }
@@ -307,158 +309,29 @@ impl Postgres {
 struct LaneQuery<'a> {
     lane: &'a str,
     priorities: Vec<i16>,
-    from: i64,
+    from: Spot,
     /// What is not loaded is looked for after this.
-    after: i64,
+    after: Spot,
     most: i64,
 }
 
 impl<'a> LaneQuery<'a> {
     fn new(wanted: &'a LaneWanted, lines: &Lines, (now, until): (i64, i64)) -> Self {
         let from = lines.from(&wanted.lane, now);
-        let after = if wanted.most == 0 { from.saturating_sub(1) } else { until };
+        let after = if wanted.most == 0 { from.clone() } else { behind(until) };
         let priorities = lines.priorities(&wanted.lane);
         LaneQuery { lane: wanted.lane.as_str(), priorities, from, after, most: wanted.most as i64 }
     }
 }
 
-/// The statements of a turn, as they are prepared on each connection.
-pub struct Statements {
-    load: Vec<String>,
-    pub write: Vec<String>,
-}
-
-const JOB_TYPES: &[(&str, &str)] = &[
-    ("id", "text"),
-    ("revision", "bigint"),
-    ("lane", "text"),
-    ("priority", "smallint"),
-    ("line", "bigint"),
-    ("ticket", "bigint"),
-    ("alarm", "bigint"),
-    ("wake", "bigint"),
-    ("manual", "bigint"),
-    ("asked", "bigint"),
-    ("waiting", "boolean"),
-    ("status", "smallint"),
-    ("arguments", "boolean"),
-    ("valued", "boolean"),
-    ("state", "bytea"),
-];
-const RUN_TYPES: &[(&str, &str)] = &[
-    ("id", "bytea"),
-    ("job", "text"),
-    ("scheduled", "bigint"),
-    ("fire", "bigint"),
-    ("revision", "bigint"),
-    ("lease", "bigint"),
-    ("ended", "boolean"),
-    ("outcome", "smallint"),
-    ("body", "bytea"),
-];
-
-/// Rows that come as one array for each column.
-fn rows_of(types: &[(&str, &str)]) -> String {
-    let params: Vec<String> = types.iter().zip(1..).map(|((_, kind), n)| format!("${n}::{kind}[]")).collect();
-    let names: Vec<&str> = types.iter().map(|(name, _)| *name).collect();
-    format!("unnest({}) AS r({})", params.join(", "), names.join(", "))
-}
-
-fn names_of(types: &[(&str, &str)]) -> String {
-    types.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
-}
-
-/// The next jobs that have something to do after now, by what that is.
-fn upcoming(kind: i32, column: &str) -> String {
-    let first = format!("SELECT id, {column} FROM job WHERE {column} > $1 ORDER BY {column} LIMIT {UPCOMING}");
-    format!("SELECT {kind}, id, {column} FROM ({first}) f{kind}")
-}
-
-impl Statements {
-    pub fn new() -> Self {
-        let sets: Vec<String> = JOB_TYPES[1..].iter().map(|(name, _)| format!("{name} = r.{name}")).collect();
-        let one_line = "SELECT {C} FROM job WHERE lane = $1 AND priority = p.priority AND line >= $3 AND line <= $4 \
-                        ORDER BY line, ticket, id LIMIT $5 FOR UPDATE SKIP LOCKED"
-            .replace("{C}", COLUMNS);
-        let load = [
-            "SELECT 1 FROM lease WHERE lease = $1 AND NOT fenced AND until > micros() FOR KEY SHARE".to_owned(),
-            "SELECT 1 FROM turn WHERE lease = $1 FOR UPDATE".to_owned(),
-            "UPDATE lease SET fenced = true WHERE lease = $1 AND (fenced OR until <= micros()) RETURNING 1".to_owned(),
-            format!("SELECT {COLUMNS} FROM job WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"),
-            format!("SELECT {COLUMNS} FROM job ORDER BY id FOR UPDATE"),
-            format!(
-                "SELECT j.* FROM unnest($2::smallint[]) WITH ORDINALITY AS p(priority, n), LATERAL ({one_line}) j LIMIT $5"
-            ),
-            "SELECT min(j.line) FROM unnest($2::smallint[]) AS p(priority), LATERAL (SELECT line FROM job \
-             WHERE lane = $1 AND priority = p.priority AND line > $3 AND id <> ALL($4::text[]) \
-             ORDER BY line, ticket, id LIMIT 1) j"
-                .to_owned(),
-            format!("SELECT {COLUMNS} FROM job WHERE alarm <= $1 ORDER BY alarm LIMIT $2 FOR UPDATE SKIP LOCKED"),
-            format!("SELECT {COLUMNS} FROM job WHERE wake <= $1 ORDER BY wake LIMIT $2 FOR UPDATE SKIP LOCKED"),
-            format!("SELECT {COLUMNS} FROM job WHERE manual <= $1 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED"),
-            [upcoming(0, "alarm"), upcoming(1, "wake"), upcoming(2, "manual")].join(" UNION ALL "),
-            format!(
-                "SELECT {COLUMNS} FROM job WHERE (lane, priority) IN \
-                 (SELECT * FROM unnest($1::text[], $2::smallint[])) AND line <= $3 LIMIT $4 FOR UPDATE SKIP LOCKED"
-            ),
-            "SELECT nextval('epoch'), (SELECT value FROM counter WHERE name = 'catalog')".to_owned(),
-        ];
-        let write = [
-            format!("UPDATE job SET {} FROM {} WHERE job.id = r.id", sets.join(", "), rows_of(JOB_TYPES)),
-            format!(
-                "INSERT INTO job ({names}) SELECT {names} FROM {rows} ON CONFLICT DO NOTHING RETURNING 1",
-                names = names_of(JOB_TYPES),
-                rows = rows_of(JOB_TYPES)
-            ),
-            "INSERT INTO level SELECT DISTINCT * FROM unnest($1::text[], $2::smallint[]) ON CONFLICT DO NOTHING"
-                .to_owned(),
-            "DELETE FROM job WHERE id = ANY($1::text[])".to_owned(),
-            "DELETE FROM definition WHERE id = ANY($1::text[])".to_owned(),
-            "INSERT INTO definition SELECT * FROM unnest($1::text[], $2::bytea[]) \
-             ON CONFLICT (id) DO UPDATE SET body = excluded.body"
-                .to_owned(),
-            format!(
-                "INSERT INTO run ({names}) SELECT {names} FROM {rows}",
-                names = names_of(RUN_TYPES),
-                rows = rows_of(RUN_TYPES)
-            ),
-            format!(
-                "INSERT INTO run ({names}) SELECT {names} FROM {rows} ON CONFLICT (id) DO UPDATE \
-                 SET ended = excluded.ended, outcome = excluded.outcome, body = excluded.body",
-                names = names_of(RUN_TYPES),
-                rows = rows_of(RUN_TYPES)
-            ),
-            "INSERT INTO log SELECT * FROM unnest($1::bytea[], $2::bytea[]) ON CONFLICT DO NOTHING".to_owned(),
-            "INSERT INTO promise SELECT * FROM unnest($1::bytea[], $2::text[], $3::bytea[])".to_owned(),
-            "DELETE FROM promise WHERE run = ANY($1::bytea[])".to_owned(),
-            "DELETE FROM value WHERE job = ANY($1::text[])".to_owned(),
-            "DELETE FROM value WHERE (job, key) IN (SELECT * FROM unnest($1::text[], $2::bytea[]))".to_owned(),
-            "INSERT INTO value SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[]) \
-             ON CONFLICT (job, key) DO UPDATE SET body = excluded.body"
-                .to_owned(),
-            "UPDATE run SET cancel = true WHERE id = ANY($1::bytea[]) AND NOT ended".to_owned(),
-            "DELETE FROM run WHERE id = ANY($1::bytea[])".to_owned(),
-        ];
-        Statements { load: load.into(), write: write.into() }
-    }
-}
-
-pub fn run_id(bytes: &[u8]) -> Result<RunId> {
-    let bytes: [u8; 16] = bytes.try_into().map_err(|e| failed("the id of a run cannot be read", e))?;
-    Ok(RunId(Ulid::from_bytes(bytes)))
-}
-
-pub fn id(text: &str) -> Result<JobId> {
-    text.parse().map_err(|e: crate::Invalid| failed("the id of a job cannot be read", e))
-}
-
-pub fn text(bytes: &[u8]) -> Result<String> {
-    String::from_utf8(bytes.to_vec()).map_err(|e| failed("a key cannot be read", e))
+/// Where a job stands in its line.
+fn spot(row: &Row) -> Option<Spot> {
+    Some((row.get::<_, Option<i64>>(4)?, row.get(5), row.get(0)))
 }
 
 pub fn job_row(row: &Row) -> Result<JobRow> {
     Ok(JobRow {
-        id: id(row.get(0))?,
+        id: job_id(row.get(0))?,
         revision: row.get::<_, i64>(1) as u64,
         lane: row.get(2),
         priority: row.get::<_, i16>(3) as i8,
@@ -474,8 +347,4 @@ pub fn job_row(row: &Row) -> Result<JobRow> {
         valued: row.get(13),
         state: row.get(14),
     })
-}
-
-pub fn columns() -> &'static str {
-    COLUMNS
 }

@@ -1,21 +1,20 @@
 //! The end of a turn on PostgreSQL: all writes and the commit go out at once.
 
 use super::turn::{ANSWER_TIME_MAX, Asked, Lines, Session, ask};
-use super::{Postgres, closed_connection, database_error, lost};
+use super::{Postgres, database_error, lost};
 use crate::job::JobId;
 use crate::run::RunId;
 use crate::store::shared::{CommitError, Committed, JobRow, RunRow, Written};
+use base64::Engine;
 use deadpool_postgres::Object;
 use futures::future::join_all;
-use std::fmt::Write as _;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::ToSql;
 
 impl Postgres {
     pub(super) async fn write(&self, mut session: Session, written: Written) -> Result<Committed, CommitError> {
         let client = session.client().map_err(CommitError::Failed)?;
-        let prepared = self.statements.write.iter().map(String::as_str).collect::<Vec<_>>();
-        self.prepare(client, &prepared).await.map_err(CommitError::Failed)?;
+        self.prepare(client, &self.statements.write).await.map_err(CommitError::Failed)?;
         let mut lines = self.lines.lock().await;
         let writing = write_all(client, &self.statements.write, &written, &lines);
         let answered = tokio::time::timeout(ANSWER_TIME_MAX, writing).await;
@@ -141,7 +140,7 @@ impl<'a> RunColumns<'a> {
 /// Sends all writes and the commit at once.
 async fn write_all(
     client: &Object,
-    statements: &[String],
+    statements: &[String; 16],
     written: &Written,
     lines: &Lines,
 ) -> Result<Committed, CommitError> {
@@ -162,10 +161,7 @@ async fn write_all(
         set,
         cancel,
         withdraw,
-    ] = statements
-    else {
-        return Err(CommitError::Failed(closed_connection()));
-    };
+    ] = statements;
     let (updated, inserted) = (JobColumns::of(&written.updated), JobColumns::of(&written.inserted));
     let (begun, changed) = (RunColumns::of(&written.begun), RunColumns::of(&written.changed));
     let removed: Vec<&str> = written.removed.iter().map(JobId::as_str).collect();
@@ -277,14 +273,11 @@ fn last_words(written: &Written) -> String {
     if *count == 0 {
         return format!("UPDATE turn SET number = {turn} WHERE lease = {lease}; COMMIT");
     }
-    let mut hex = String::with_capacity(events.len() * 2);
-    for byte in events {
-        let _ = write!(hex, "{byte:02x}");
-    }
+    let body = base64::engine::general_purpose::STANDARD.encode(events);
     format!(
         "WITH c AS (UPDATE counter SET value = value + {count} WHERE name = 'event' RETURNING value - {count} + 1 AS first), \
          t AS (UPDATE turn SET number = {turn}, first_event = c.first FROM c WHERE lease = {lease}) \
-         INSERT INTO event SELECT first, {count}, '\\x{hex}' FROM c RETURNING first; COMMIT"
+         INSERT INTO event SELECT first, {count}, decode('{body}', 'base64') FROM c RETURNING first; COMMIT"
     )
 }
 
@@ -310,6 +303,6 @@ fn not_committed(error: tokio_postgres::Error) -> CommitError {
     }
 }
 
-fn run_bytes(ids: impl Iterator<Item = RunId>) -> Vec<Vec<u8>> {
+pub fn run_bytes(ids: impl Iterator<Item = RunId>) -> Vec<Vec<u8>> {
     ids.map(|id| id.0.to_bytes().to_vec()).collect()
 }

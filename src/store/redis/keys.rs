@@ -7,7 +7,7 @@
 use crate::error::Result;
 use crate::job::JobId;
 use crate::run::RunId;
-use crate::store::shared::{JobRow, NodeRow, RunRow, failed};
+use crate::store::shared::{JobRow, NodeRow, RunRow, failed, job_id};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -123,8 +123,7 @@ pub fn place(row: &JobRow) -> Option<String> {
 
 /// The job of a member that has so many digits before it.
 pub fn job_of(member: &str, digits: usize) -> Result<JobId> {
-    let id = member.get(digits..).unwrap_or_default();
-    id.parse().map_err(|e: crate::Invalid| failed("the id of a job cannot be read", e))
+    job_id(member.get(digits..).unwrap_or_default())
 }
 
 /// The indexes that a job is in, with what stands for it there.

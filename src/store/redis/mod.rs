@@ -12,12 +12,13 @@ mod turn;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
+    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, Wanted, Written, failed,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
 use crate::job::JobId;
 use crate::run::RunId;
+use crate::store::Counts;
 use async_trait::async_trait;
 use futures::StreamExt;
 use lease::leases;
@@ -236,7 +237,7 @@ impl Database for Redis {
         Ok(values.into_iter().collect())
     }
 
-    async fn counts(&self) -> Result<StoredCounts> {
+    async fn counts(&self) -> Result<Counts> {
         let mut session = self.session().await?;
         let leases: Vec<u64> = session.ask(redis::cmd("SMEMBERS").arg(keys::LEASES)).await?;
         let mut commands = pipe();
@@ -251,7 +252,7 @@ impl Database for Redis {
         let at = |n: usize| numbers.get(n).copied().flatten().unwrap_or(0);
         let running: u64 = numbers.iter().skip(5).flatten().sum();
         let runs = at(3).saturating_sub(running);
-        Ok(StoredCounts { jobs: at(0), paused: at(1), quarantined: at(2), running, runs, last_event: at(4) })
+        Ok(Counts { jobs: at(0), paused: at(1), quarantined: at(2), running, runs, last_event: at(4) })
     }
 
     async fn last_event(&self) -> Result<u64> {

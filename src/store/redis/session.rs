@@ -8,7 +8,7 @@ use crate::store::redis::keys;
 use crate::store::shared::{JobRow, RunRow};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ToRedisArgs};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Fields of a hash that are asked for at once.
@@ -24,7 +24,7 @@ pub struct Session {
     /// Of a turn: the counters as it found them, and the jobs that it loaded.
     pub epoch: u64,
     pub last_event: u64,
-    pub before: HashMap<JobId, JobRow>,
+    pub before: BTreeMap<JobId, JobRow>,
     /// A lease that it takes over, to be marked so.
     pub fenced: Option<(u64, Vec<u8>)>,
 }
@@ -32,7 +32,7 @@ pub struct Session {
 impl Session {
     pub fn new(connection: MultiplexedConnection, idle: Idle) -> Self {
         let connection = Some(connection);
-        Session { connection, idle, epoch: 0, last_event: 0, before: HashMap::new(), fenced: None }
+        Session { connection, idle, epoch: 0, last_event: 0, before: BTreeMap::new(), fenced: None }
     }
 
     /// Lets somebody else have the connection. It must not watch anything.

@@ -8,8 +8,10 @@ use crate::error::{Error, Result};
 use crate::job::JobId;
 use crate::run::RunId;
 use crate::store::shared::{
-    CommitError, Committed, Details, Found, JobRow, LaneWanted, Load, Loaded, RunRow, Wanted, Written, failed,
+    CommitError, Committed, Details, Found, JobRow, Levels, Lines, Load, Loaded, Reason, RunRow, Wanted, Written,
+    failed,
 };
+use async_trait::async_trait;
 use redis::{Pipeline, pipe};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -19,31 +21,19 @@ const WAIT_TIME_MAX: Duration = Duration::from_millis(500);
 const WAIT: Duration = Duration::from_millis(2);
 /// After so long the end of a turn is not waited for any more.
 const BUSY_TIME_MAX: Duration = Duration::from_secs(1);
-/// How often a turn begins to read again.
-const READS_MAX: usize = 10;
-
-/// The priorities of each lane, the highest first.
-type Levels = BTreeMap<String, Vec<i64>>;
 
 impl Redis {
     pub(super) async fn begin(&self, wanted: &Wanted) -> Result<Load<Session>> {
-        for _ in 0..READS_MAX {
-            let mut session = self.session().await?;
-            wait_in_line(&mut session).await?;
-            match Loading::new(&mut session, wanted).load().await? {
-                Read::Loaded(loaded) => return Ok(Load::Loaded(session, loaded)),
-                Read::LeaseLost => {
-                    self.undo(session).await;
-                    return Ok(Load::LeaseLost);
-                }
-                Read::NotFenced => {
-                    self.undo(session).await;
-                    return Ok(Load::NotFenced);
-                }
-                Read::Torn => self.undo(session).await,
-            }
-        }
-        Err(torn())
+        let mut session = self.session().await?;
+        wait_in_line(&mut session).await?;
+        let refused = match Loading::new(&mut session, wanted).load().await? {
+            Read::Loaded(loaded) => return Ok(Load::Loaded(session, loaded)),
+            Read::LeaseLost => Load::LeaseLost,
+            Read::NotFenced => Load::NotFenced,
+            Read::Torn => Load::Conflict,
+        };
+        self.undo(session).await;
+        Ok(refused)
     }
 
     /// Ends a transaction without a trace, and gives its connection back.
@@ -153,13 +143,13 @@ enum Read {
 struct Loading<'a> {
     session: &'a mut Session,
     wanted: &'a Wanted,
-    jobs: HashMap<JobId, JobRow>,
+    jobs: BTreeMap<JobId, JobRow>,
     time: i64,
 }
 
 impl<'a> Loading<'a> {
     fn new(session: &'a mut Session, wanted: &'a Wanted) -> Self {
-        Loading { session, wanted, jobs: HashMap::new(), time: 0 }
+        Loading { session, wanted, jobs: BTreeMap::new(), time: 0 }
     }
 
     async fn load(mut self) -> Result<Read> {
@@ -226,22 +216,20 @@ impl<'a> Loading<'a> {
             self.add(named).await?;
         }
         for lane in lanes {
-            let priorities = levels.get(&lane.lane).map_or(&[][..], Vec::as_slice);
-            let next = self.lane(lane, priorities).await?;
-            loaded.next.push(next);
+            loaded.next.push(self.lane(lane, levels).await?);
         }
         let due = format!("({}", keys::time(now.saturating_add(1)));
-        for (key, most) in [(keys::ALARM, *alarms), (keys::WAKE, *wakes), (keys::MANUAL, *manual)] {
+        for (reason, most) in [(Reason::Alarm, *alarms), (Reason::Wake, *wakes), (Reason::Manual, *manual)] {
             if most > 0 {
-                let members = self.session.range(key, "-", &due, most).await?;
+                let members = self.session.range(index(reason), "-", &due, most).await?;
                 let ids = members.iter().map(|member| keys::job_of(member, keys::TIME)).collect::<Result<Vec<_>>>()?;
                 self.add(&ids).await?;
             }
         }
         loaded.orphans = self.orphans(levels).await?;
-        loaded.next_alarm = self.upcoming(keys::ALARM, |row| row.alarm).await?;
-        loaded.next_wake = self.upcoming(keys::WAKE, |row| row.wake).await?;
-        loaded.next_manual = self.upcoming(keys::MANUAL, |row| row.manual).await?;
+        loaded.next_alarm = self.upcoming(Reason::Alarm).await?;
+        loaded.next_wake = self.upcoming(Reason::Wake).await?;
+        loaded.next_manual = self.upcoming(Reason::Manual).await?;
         Ok(())
     }
 
@@ -253,8 +241,18 @@ impl<'a> Loading<'a> {
         }
         Ok(())
     }
+}
 
-    /// Takes what is due from a line, and says how much that was.
+#[async_trait]
+impl Lines for Loading<'_> {
+    fn wanted(&self) -> &Wanted {
+        self.wanted
+    }
+
+    fn jobs(&self) -> &BTreeMap<JobId, JobRow> {
+        &self.jobs
+    }
+
     async fn take(&mut self, lane: &str, priority: i64, most: usize) -> Result<usize> {
         let due = format!("({}", keys::time(self.wanted.until.saturating_add(1)));
         let members = self.session.range(&keys::line(lane, priority), "-", &due, most).await?;
@@ -263,75 +261,36 @@ impl<'a> Loading<'a> {
         Ok(ids.len())
     }
 
-    /// Takes what is due from a lane; when the first job that was not taken comes, or came, into line.
-    async fn lane(&mut self, wanted: &LaneWanted, priorities: &[i64]) -> Result<Option<i64>> {
-        let LaneWanted { lane, most } = wanted;
-        let Wanted { now, until, .. } = *self.wanted;
-        let mut left = *most;
-        for priority in priorities {
-            if left > 0 {
-                left = left.saturating_sub(self.take(lane, *priority, left).await?);
-            }
-        }
-        if *most > 0 && left == 0 {
-            let of_lane = self.jobs.values().filter(|row| row.lane == *lane);
-            let last = of_lane.filter_map(|row| row.line).filter(|line| *line <= until).max();
-            return Ok(Some(last.unwrap_or(now).max(now)));
-        }
-        let named: HashSet<&JobId> = self.wanted.named.iter().collect();
-        let passed_over = |row: &&JobRow| row.lane == *lane && row.line.is_some() && named.contains(&row.id);
-        // One of so many is none that was named.
-        let enough = self.jobs.values().filter(passed_over).count() + 1;
-        let after = if *most == 0 { "-".to_owned() } else { format!("[{}", keys::time(until.saturating_add(1))) };
-        let mut first: Option<i64> = None;
-        for priority in priorities {
-            for member in self.session.range(&keys::line(lane, *priority), &after, "+", enough).await? {
-                if !named.contains(&keys::job_of(&member, keys::TIME * 2)?) {
-                    let line = keys::read_time(&member)?;
-                    first = Some(first.map_or(line, |first| first.min(line)));
-                    break;
-                }
-            }
-        }
-        Ok(first)
+    async fn following(
+        &mut self,
+        lane: &str,
+        priority: i64,
+        after: Option<i64>,
+        most: usize,
+    ) -> Result<Vec<(JobId, i64)>> {
+        let after = after.map_or("-".to_owned(), |after| format!("[{}", keys::time(after.saturating_add(1))));
+        let members = self.session.range(&keys::line(lane, priority), &after, "+", most).await?;
+        members.iter().map(|member| Ok((keys::job_of(member, keys::TIME * 2)?, keys::read_time(member)?))).collect()
     }
 
-    /// Takes jobs that are due in lanes that no node serves.
-    async fn orphans(&mut self, levels: &Levels) -> Result<Vec<String>> {
-        let own: BTreeSet<&str> = self.wanted.lanes.iter().map(|lane| lane.lane.as_str()).collect();
-        let others: Vec<&String> = levels.keys().filter(|lane| !own.contains(lane.as_str())).collect();
-        let mut left = self.wanted.orphans;
-        if left == 0 || others.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut served = BTreeSet::new();
-        for (_, row) in super::leases(self.session).await? {
-            if row.holds(self.time) {
-                served.extend(row.node.lanes);
-            }
-        }
-        let unserved: Vec<&String> = others.into_iter().filter(|lane| !served.contains(lane.as_str())).collect();
-        for lane in unserved.iter().copied() {
-            for priority in &levels[lane] {
-                if left > 0 {
-                    left = left.saturating_sub(self.take(lane, *priority, left).await?);
-                }
-            }
-        }
-        Ok(unserved.into_iter().cloned().collect())
+    async fn soonest(&mut self, reason: Reason, most: usize) -> Result<Vec<(JobId, i64)>> {
+        let after = format!("[{}", keys::time(self.wanted.now.saturating_add(1)));
+        let members = self.session.range(index(reason), &after, "+", most).await?;
+        members.iter().map(|member| Ok((keys::job_of(member, keys::TIME)?, keys::read_time(member)?))).collect()
     }
 
-    /// The first time after now of a job that was not loaded.
-    async fn upcoming(&mut self, key: &str, of: impl Fn(&JobRow) -> Option<i64>) -> Result<Option<i64>> {
-        let now = self.wanted.now;
-        let known = self.jobs.values().filter(|row| of(row).is_some_and(|time| time > now)).count();
-        let after = format!("[{}", keys::time(now.saturating_add(1)));
-        for member in self.session.range(key, &after, "+", known + 1).await? {
-            if !self.jobs.contains_key(&keys::job_of(&member, keys::TIME)?) {
-                return keys::read_time(&member).map(Some);
-            }
-        }
-        Ok(None)
+    async fn served(&mut self) -> Result<BTreeSet<String>> {
+        let leases = super::leases(self.session).await?;
+        let holding = leases.into_iter().map(|(_, row)| row).filter(|row| row.holds(self.time));
+        Ok(holding.flat_map(|row| row.node.lanes).collect())
+    }
+}
+
+fn index(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Alarm => keys::ALARM,
+        Reason::Wake => keys::WAKE,
+        Reason::Manual => keys::MANUAL,
     }
 }
 

@@ -5,10 +5,7 @@ use crate::lease::boottime;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-/// Longest sleep before the time is looked at again.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How much a clock may drift from another, in parts of a million: what an old reading loses in worth.
 const DRIFT: i64 = 200;
 
@@ -46,11 +43,6 @@ impl Clock for DatabaseClock {
     fn now(&self) -> DateTime<Utc> {
         let offset = self.0.lock().unwrap_or_else(PoisonError::into_inner).offset;
         DateTime::from_timestamp_micros(boottime() / 1000 + offset).unwrap_or_default()
-    }
-
-    async fn sleep_until(&self, until: DateTime<Utc>) {
-        let left = (until - self.now()).to_std().unwrap_or(Duration::ZERO);
-        tokio::time::sleep(left.min(SLEEP_MAX)).await;
     }
 }
 

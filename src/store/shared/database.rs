@@ -4,8 +4,11 @@
 use crate::error::{Error, Result};
 use crate::job::JobId;
 use crate::run::RunId;
+use crate::store::Counts;
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use std::time::Duration;
+use ulid::Ulid;
 
 /// A database that has transactions.
 ///
@@ -57,7 +60,7 @@ pub trait Database: Send + Sync + 'static {
 
     async fn values(&self, job: &JobId) -> Result<Vec<(String, Vec<u8>)>>;
 
-    async fn counts(&self) -> Result<StoredCounts>;
+    async fn counts(&self) -> Result<Counts>;
 
     async fn last_event(&self) -> Result<u64>;
 
@@ -145,13 +148,16 @@ pub struct Wanted {
     pub all: bool,
     /// Lines to claim from.
     pub lanes: Vec<LaneWanted>,
+    /// The lanes of this node. Questions and runs that callers asked for are of use to it in these alone.
+    pub own: Vec<String>,
     /// Jobs that may be late, and jobs that are to be looked at for another reason: at most so many.
     pub alarms: usize,
     pub wakes: usize,
     /// Jobs with runs that callers asked for: at most so many.
     pub manual: usize,
-    /// Jobs that are due and whose lane nobody serves: at most so many.
+    /// Jobs that are due and whose lane is one of these, if nobody serves it: at most so many.
     pub orphans: usize,
+    pub abandoned: BTreeSet<String>,
     /// A lease that has run out, whose runs this turn takes over.
     pub fenced: Option<u64>,
 }
@@ -186,7 +192,7 @@ pub struct Loaded {
     pub next_manual: Option<i64>,
     /// Greater than in every turn before that locked one of these jobs.
     pub epoch: u64,
-    /// Lines that no node serves, if orphans were wanted.
+    /// All lanes that no node serves, if orphans were wanted.
     pub orphans: Vec<String>,
     /// Whether this node may claim.
     pub may_claim: bool,
@@ -318,7 +324,8 @@ pub struct Committed {
 pub enum CommitError {
     /// Somebody else was faster; the turn is to be taken again.
     Conflict,
-    /// A fire time was to be claimed that has been claimed before.
+    /// A fire time was to be claimed that has been claimed before. This cannot be while the database
+    /// keeps what it was told.
     ClaimedBefore,
     /// Nobody answered whether it was committed.
     Unknown(Error),
@@ -335,17 +342,6 @@ pub struct RunQuery {
     pub since: Option<i64>,
     pub until: Option<i64>,
     pub limit: usize,
-}
-
-/// How many there are, by status and by whether they have ended.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StoredCounts {
-    pub jobs: u64,
-    pub paused: u64,
-    pub quarantined: u64,
-    pub running: u64,
-    pub runs: u64,
-    pub last_event: u64,
 }
 
 /// A node, as others know it.
@@ -393,6 +389,21 @@ pub struct Kept {
     /// Runs below this id are too old.
     pub oldest: RunId,
     pub events: u64,
+}
+
+/// What a database gave as the id of a run.
+pub fn run_id(bytes: &[u8]) -> Result<RunId> {
+    let bytes: [u8; 16] = bytes.try_into().map_err(|e| failed("the id of a run cannot be read", e))?;
+    Ok(RunId(Ulid::from_bytes(bytes)))
+}
+
+/// The same of a job.
+pub fn job_id(text: &str) -> Result<JobId> {
+    text.parse().map_err(|e: crate::Invalid| failed("the id of a job cannot be read", e))
+}
+
+pub fn text(bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| failed("a text cannot be read", e))
 }
 
 /// A failure of the database.

@@ -18,6 +18,7 @@ pub const LEFT_MAX: usize = 256;
 /// A lease that has run out, and what it left behind.
 pub struct Dead {
     pub lease: u64,
+    pub node: String,
     pub left: LeftBehind,
 }
 
@@ -35,10 +36,12 @@ pub struct Keeper<D> {
     /// There is something new to look at.
     pub changed: Notify,
     hinted: AtomicBool,
+    /// Of the nodes that claim, this one has the oldest lease that holds.
+    leads: AtomicBool,
     /// This node has claimed, or wants to.
     claims: AtomicBool,
     joining: tokio::sync::Mutex<()>,
-    dead: Mutex<Vec<u64>>,
+    dead: Mutex<Vec<(u64, String)>>,
     cancel: Mutex<Vec<RunId>>,
 }
 
@@ -55,6 +58,7 @@ impl<D: Database> Keeper<D> {
             clock: DatabaseClock::default(),
             changed: Notify::new(),
             hinted: AtomicBool::new(false),
+            leads: AtomicBool::new(false),
             claims: AtomicBool::new(false),
             joining: Default::default(),
             dead: Mutex::default(),
@@ -85,7 +89,7 @@ impl<D: Database> Keeper<D> {
         let lease = self.database.join(&node, self.ttl).await?;
         self.lease.store(lease, Ordering::Release);
         self.renew().await?;
-        Ok(self.lease.load(Ordering::Acquire))
+        Ok(self.current())
     }
 
     /// Lets go of a lease that has run out. What it did is for somebody else to take over.
@@ -93,13 +97,14 @@ impl<D: Database> Keeper<D> {
         if self.lease.compare_exchange(lease, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             tracing::warn!(lease, "this node's lease has run out; what it ran is taken over");
             self.may_claim.store(false, Ordering::Release);
+            self.leads.store(false, Ordering::Release);
             self.trust.lapse();
             self.changed.notify_one();
         }
     }
 
     pub async fn renew(&self) -> Result<()> {
-        let lease = self.lease.load(Ordering::Acquire);
+        let lease = self.current();
         if lease == 0 {
             return Ok(());
         }
@@ -134,6 +139,7 @@ impl<D: Database> Keeper<D> {
     pub async fn keep(self: Arc<Self>) {
         let every = self.ttl / RENEWALS;
         let mut next = tokio::time::Instant::now() + every;
+        let mut away = false;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
@@ -149,27 +155,35 @@ impl<D: Database> Keeper<D> {
                 self.look().await;
                 self.watch().await
             };
-            let wait = match tokio::time::timeout(every * 2, beat).await {
-                Ok(Ok(())) => every,
-                Ok(Err(error)) => {
-                    tracing::warn!(error = error.chain(), "cannot renew this node's lease");
-                    every / 5
-                }
-                Err(_) => {
-                    tracing::warn!("the database does not answer; this node's lease is not renewed");
-                    every / 5
-                }
+            let failed = match tokio::time::timeout(every * 2, beat).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.chain()),
+                Err(_) => Some("the database does not answer".to_owned()),
             };
-            next = tokio::time::Instant::now() + wait;
+            // Said once, however often it is tried.
+            match &failed {
+                Some(error) if !away => tracing::warn!(error, "cannot renew this node's lease; it is tried again"),
+                None if away => tracing::info!("this node's lease is renewed again"),
+                _ => {}
+            }
+            away = failed.is_some();
+            next = tokio::time::Instant::now() + if away { every / 5 } else { every };
         }
     }
 
-    /// Notes leases that have run out.
+    /// Whether this node is the one that does what only one should.
+    pub fn leads(&self) -> bool {
+        self.leads.load(Ordering::Acquire) && self.trust.holds()
+    }
+
+    /// Notes leases that have run out, and whether this node leads.
     pub async fn watch(&self) -> Result<()> {
-        let own = self.lease.load(Ordering::Acquire);
+        let own = self.current();
         let nodes = self.database.nodes().await?;
-        let dead: Vec<u64> =
-            nodes.iter().filter(|node| node.left.is_none() && node.lease != own).map(|node| node.lease).collect();
+        let first = nodes.iter().find(|node| node.left.is_some() && !node.row.lanes.is_empty());
+        self.leads.store(first.is_some_and(|first| first.lease == own), Ordering::Release);
+        let dead = nodes.into_iter().filter(|node| node.left.is_none() && node.lease != own);
+        let dead: Vec<_> = dead.map(|node| (node.lease, node.row.name)).collect();
         if !dead.is_empty() {
             self.changed.notify_one();
         }
@@ -179,7 +193,7 @@ impl<D: Database> Keeper<D> {
 
     /// Notes runs of this node that somebody asked to end.
     async fn look(&self) {
-        let lease = self.lease.load(Ordering::Acquire);
+        let lease = self.current();
         if let Ok(cancel) = self.database.to_cancel(lease).await
             && !cancel.is_empty()
         {
@@ -191,10 +205,10 @@ impl<D: Database> Keeper<D> {
     /// A lease that has run out and left something, if this node may take it over.
     pub async fn dead(&self) -> Result<Option<Dead>> {
         loop {
-            let Some(lease) = lock(&self.dead).last().copied() else { return Ok(None) };
+            let Some((lease, node)) = lock(&self.dead).last().cloned() else { return Ok(None) };
             let left = self.database.left_behind(lease, LEFT_MAX).await?;
             if !(left.runs.is_empty() && left.asking.is_empty()) {
-                return Ok(Some(Dead { lease, left }));
+                return Ok(Some(Dead { lease, node, left }));
             }
             self.database.leave(lease).await?;
             self.forget(lease);
@@ -202,7 +216,7 @@ impl<D: Database> Keeper<D> {
     }
 
     pub fn forget(&self, dead: u64) {
-        lock(&self.dead).retain(|lease| *lease != dead);
+        lock(&self.dead).retain(|(lease, _)| *lease != dead);
     }
 
     /// Notes that this node claims, and the lines that it serves; true if that is news.

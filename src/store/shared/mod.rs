@@ -9,21 +9,25 @@
 mod clock;
 mod database;
 mod lease;
+#[cfg(any(feature = "mysql", feature = "redis", feature = "sqlite"))]
+mod lines;
 mod ports;
 mod turn;
 
 pub use clock::DatabaseClock;
 pub use database::*;
 use lease::{Keeper, lock};
+#[cfg(any(feature = "mysql", feature = "redis", feature = "sqlite"))]
+pub use lines::{Levels, Lines, Reason};
 
 use super::record::{StoredEvent, as_of, decode_job};
 use super::{
-    Counts, JobEntry, JobFilter, JobStore, List, Node, Nodes, PAGE_MAX, Page, Retention, RunFilter, Turn, Turned,
-    closed, row,
+    Change, Claimed, Counts, JobEntry, JobFilter, JobStore, List, Node, Nodes, PAGE_MAX, Page, Retention, RunFilter,
+    Turn, Turned, closed, row,
 };
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::job::{Alias, Arguments, Job, JobId};
+use crate::job::{Alias, Job, JobId, JobState};
 use crate::lease::Lease;
 use crate::run::{Run, RunId, RunLogs};
 use crate::values::Values;
@@ -31,14 +35,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use lru::LruCache;
 use ports::Plugins;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
-use turn::{Decided, Subject, Taken, decode_definitions, decode_run, details};
+use turn::{Decided, Subject, Taken, Timing, decode_arguments, decode_definitions, decode_run, details};
 use ulid::Ulid;
 
 /// How often a turn that lost a race is taken again.
@@ -65,6 +69,9 @@ pub struct SharedOptions {
     pub poll: Duration,
     /// How long before its time a run is claimed, so that its start waits for no database. Default 1 s.
     pub lead: Duration,
+    /// How long no node may have an executor before the jobs that name it are quarantined when they are
+    /// due. Default 30 s.
+    pub patience: Duration,
 }
 
 impl Default for SharedOptions {
@@ -76,6 +83,7 @@ impl Default for SharedOptions {
             lease: Duration::from_secs(10),
             poll: Duration::from_secs(1),
             lead: Duration::from_secs(1),
+            patience: Duration::from_secs(30),
         }
     }
 }
@@ -96,7 +104,6 @@ pub struct SharedStore<D: Database> {
 pub struct Working {
     /// The lease that these are of.
     lease: u64,
-    may_claim: bool,
     /// Turns of the lease that were committed.
     turns: u64,
     last_id: Ulid,
@@ -107,6 +114,8 @@ pub struct Working {
     /// The jobs of those are to be looked at; and when they were.
     look: bool,
     looked: Option<tokio::time::Instant>,
+    /// Lanes that no node serves, and since when this node has seen that.
+    orphans: BTreeMap<String, tokio::time::Instant>,
     definitions: LruCache<JobId, (u64, Arc<Job>)>,
     /// A turn that nobody answered for.
     doubtful: Option<Box<Doubtful>>,
@@ -114,6 +123,23 @@ pub struct Working {
     /// which will be told again.
     owed: Vec<RunId>,
     settled: HashSet<RunId>,
+}
+
+impl Working {
+    /// Lanes that nobody has served for longer than `patience`.
+    fn abandoned(&self, patience: Duration) -> BTreeSet<String> {
+        let abandoned = self.orphans.iter().filter(|(_, since)| since.elapsed() >= patience);
+        abandoned.map(|(lane, _)| lane.clone()).collect()
+    }
+
+    /// Notes which lanes nobody serves; true if more of them are abandoned than the turn knew of.
+    fn note_orphans(&mut self, orphans: &[String], wanted: &Wanted, patience: Duration) -> bool {
+        self.orphans.retain(|lane, _| orphans.contains(lane));
+        for lane in orphans {
+            self.orphans.entry(lane.clone()).or_insert_with(tokio::time::Instant::now);
+        }
+        self.abandoned(patience).iter().any(|lane| !wanted.abandoned.contains(lane))
+    }
 }
 
 struct Doubtful {
@@ -127,7 +153,39 @@ enum Again {
     Now,
     WithoutTakingOver(u64),
     WithNewLease(u64),
+    /// A fire time of one of these was claimed before.
+    Without(Vec<(JobId, Alias)>),
     Failed(Error),
+}
+
+/// How a turn is taken again.
+#[derive(Default)]
+struct Care {
+    leaves_the_dead: bool,
+    /// It claims one run of this executor, so that it is known whose fire time was claimed before.
+    one_of: Option<Alias>,
+    /// Its fire time was claimed before.
+    amiss: Option<JobId>,
+}
+
+impl Care {
+    /// The turn, as it is taken now.
+    fn apply(&self, turn: &Turn) -> Turn {
+        let mut turn = turn.clone();
+        if let Some(executor) = &self.one_of {
+            turn.ahead = false;
+            for (alias, free) in &mut turn.slots {
+                *free = usize::from(alias == executor).min(*free);
+            }
+        }
+        if let Some(id) = self.amiss.clone() {
+            let reason = "its next fire time was claimed before (is the database another one than it was, from a \
+                          backup or after a failover?)"
+                .into();
+            turn.changes.push(Change::Quarantine { id, reason });
+        }
+        turn
+    }
 }
 
 impl From<Error> for Again {
@@ -148,13 +206,13 @@ impl<D: Database> SharedStore<D> {
         let capacity = NonZeroUsize::new(DEFINITIONS_MAX).unwrap_or(NonZeroUsize::MIN);
         let working = Working {
             lease: 0,
-            may_claim: false,
             turns: 0,
             last_id: Ulid::from_parts(0, super::entropy()),
             live: HashMap::new(),
             held: HashMap::new(),
             look: false,
             looked: None,
+            orphans: BTreeMap::new(),
             definitions: LruCache::new(capacity),
             doubtful: None,
             owed: Vec::new(),
@@ -184,7 +242,7 @@ impl<D: Database> SharedStore<D> {
     }
 
     /// One attempt at a turn.
-    async fn attempt(&self, working: &mut Working, turn: &Turn, takes_over: bool) -> Result<Turned, Again> {
+    async fn attempt(&self, working: &mut Working, mut turn: Turn, takes_over: bool) -> Result<Turned, Again> {
         let lease = self.keeper.lease().await?;
         if working.lease != lease {
             // Runs of the old lease are for whoever takes it over, and their ends will come too late.
@@ -195,15 +253,14 @@ impl<D: Database> SharedStore<D> {
             self.keeper.renew().await?;
         }
         // What it may not run it does not claim.
-        working.may_claim = self.keeper.may_claim() && self.keeper.trust.holds();
-        let mut turn = turn.clone();
-        if !working.may_claim {
+        if !(self.keeper.may_claim() && self.keeper.trust.holds()) {
             turn.claim = super::Claim::Nothing;
         }
         self.settle(working, &mut turn).await?;
         let dead = if takes_over { self.keeper.dead().await? } else { None };
         if let Some(dead) = &dead {
             tracing::warn!(
+                node = dead.node,
                 lease = dead.lease,
                 runs = dead.left.runs.len(),
                 "a node's lease has run out; its runs are taken over"
@@ -213,13 +270,18 @@ impl<D: Database> SharedStore<D> {
         let lead = TimeDelta::from_std(self.options.lead).unwrap_or_default();
         working.look |= self.keeper.take_hint();
         let look = working.look || working.looked.is_none_or(|looked| looked.elapsed() >= self.options.poll);
-        let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number, (lead, look)).await?;
+        let timing = Timing { lead, look, patience: self.options.patience };
+        let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number, timing).await?;
         let (mut transaction, loaded) = match self.database.load(&subject.wanted).await? {
             Load::Loaded(transaction, loaded) => (transaction, loaded),
             Load::Conflict => return Err(Again::Now),
             Load::LeaseLost => return Err(Again::WithNewLease(lease)),
             Load::NotFenced => return Err(Again::WithoutTakingOver(subject.wanted.fenced.unwrap_or_default())),
         };
+        if subject.wanted.orphans > 0 && working.note_orphans(&loaded.orphans, &subject.wanted, self.options.patience) {
+            self.database.abandon(transaction).await;
+            return Err(Again::Now);
+        }
         // Before the commit: what fails after it would be forgotten.
         self.plugins.refresh(&*self.database, loaded.catalog).await?;
         let mut definitions = HashMap::new();
@@ -241,21 +303,20 @@ impl<D: Database> SharedStore<D> {
             }
             definitions.insert(id, job);
         }
-        let epoch = loaded.epoch;
-        let revisions: HashMap<JobId, u64> = loaded.jobs.iter().map(|row| (row.id.clone(), row.revision)).collect();
         let withdrawn = turn.withdrawn.clone();
         let finished: Vec<RunId> = turn.finished.iter().map(|finished| finished.run).collect();
-        let (alias, node, own) = (&self.options.alias, &self.node, &working.live);
-        let held = &working.held;
+        let (alias, node) = (&self.options.alias, &self.node);
+        let (held, own) = (&working.held, &working.live);
         let taken = Taken { alias, node, lease, lead, held, own, loaded, found, definitions };
         let decided = taken.decide(turn, subject, working.last_id)?;
         let Decided { mut turned, written, defined, going, last_id } = decided;
         // An id that was made is never made again, whatever becomes of the turn.
         working.last_id = last_id;
+        let ahead = turned.claimed.iter().zip(&written.begun).filter(|(claimed, _)| claimed.run.starts.is_some());
+        let held: Vec<(RunId, u64)> = ahead.map(|(_, row)| (row.id, row.revision)).collect();
         if !written.is_empty() {
             let cancels = !written.cancel.is_empty();
-            let claimed: Vec<RunId> = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
-            let first = self.commit(working, transaction, written, (&claimed, &finished)).await?;
+            let first = self.commit(working, transaction, written, (&turned.claimed, &finished)).await?;
             for (event, seq) in turned.events.iter_mut().zip(first..) {
                 event.seq = seq;
             }
@@ -270,9 +331,7 @@ impl<D: Database> SharedStore<D> {
         }
         working.live.extend(going.into_iter().filter(|run| run.node == self.node).map(|run| (run.id, run)));
         working.held.retain(|run, _| working.live.get(run).is_some_and(|run| run.starts.is_some()));
-        for run in turned.claimed.iter().map(|claimed| &claimed.run).filter(|run| run.starts.is_some()) {
-            working.held.insert(run.id, revisions.get(&run.job_id).copied().unwrap_or(epoch));
-        }
+        working.held.extend(held);
         for (job, revision) in defined {
             working.definitions.put(job.id.clone(), (revision, job));
         }
@@ -281,6 +340,7 @@ impl<D: Database> SharedStore<D> {
             (working.look, working.looked) = (false, Some(tokio::time::Instant::now()));
         }
         working.owed.clear();
+        working.settled.clear();
         Ok(turned)
     }
 
@@ -311,7 +371,7 @@ impl<D: Database> SharedStore<D> {
         working: &mut Working,
         transaction: D::Transaction,
         written: Written,
-        (claimed, finished): (&[RunId], &[RunId]),
+        (claimed, finished): (&[Claimed], &[RunId]),
     ) -> Result<u64, Again> {
         let (lease, turn) = (written.lease, written.turn);
         let error = match self.database.commit(transaction, written).await {
@@ -322,8 +382,8 @@ impl<D: Database> SharedStore<D> {
             Err(CommitError::Conflict) => return Err(Again::Now),
             Err(CommitError::Failed(error)) => return Err(Again::Failed(error)),
             Err(CommitError::ClaimedBefore) => {
-                let what = "a fire time was claimed twice (this is a fault of Sandclock; please report it)".into();
-                return Err(Again::Failed(Error::StoreFailed { what, source: None }));
+                let of = |claimed: &Claimed| (claimed.job.id.clone(), claimed.job.executor.clone());
+                return Err(Again::Without(claimed.iter().map(of).collect()));
             }
             Err(CommitError::Unknown(error)) => error,
         };
@@ -343,8 +403,8 @@ impl<D: Database> SharedStore<D> {
             }
             Ok(None) => Err(Again::Now),
             Err(_) => {
-                let (claimed, finished) = (claimed.to_vec(), finished.to_vec());
-                working.doubtful = Some(Box::new(Doubtful { turn, claimed, finished }));
+                let claimed = claimed.iter().map(|claimed| claimed.run.id).collect();
+                working.doubtful = Some(Box::new(Doubtful { turn, claimed, finished: finished.to_vec() }));
                 Err(Again::Failed(error))
             }
         }
@@ -356,19 +416,15 @@ impl<D: Database> SharedStore<D> {
             true => self.database.arguments(std::slice::from_ref(&row.id)).await?,
             false => Vec::new(),
         };
-        let arguments: HashMap<RunId, Arc<Arguments>> = arguments
-            .into_iter()
-            .filter_map(|(run, bytes)| Some((run, Arc::new(serde_json::from_slice(&bytes).ok()?))))
-            .collect();
+        let arguments = decode_arguments(&arguments);
         let decoded = row::decode(&row.state, |id| arguments.get(&id).cloned());
-        let (mut state, _) = decoded.ok_or_else(|| unreadable(format!("the state of job `{}`", row.id)))?;
+        let Some((mut state, _)) = decoded else {
+            let state = JobState { quarantine: Some(turn::UNREADABLE.to_owned()), ..JobState::default() };
+            return Ok(JobEntry { id: row.id.clone(), job: None, state });
+        };
         let job = decode_job(definition).map_err(|reason| state.quarantine = Some(reason)).ok();
         Ok(JobEntry { id: row.id.clone(), job, state })
     }
-}
-
-fn unreadable(what: impl std::fmt::Display) -> Error {
-    Error::StoreFailed { what: format!("{what} cannot be read"), source: None }
 }
 
 /// Forgets what is older than is kept, for as long as the store is open.
@@ -382,7 +438,7 @@ async fn prune<D: Database>(database: Arc<D>, keeper: Arc<Keeper<D>>, retention:
             oldest: RunId(Ulid::from_parts(oldest, 0)),
             events: retention.events as u64,
         };
-        while keeper.may_claim() {
+        while keeper.leads() {
             match database.prune(&kept).await {
                 Ok(true) => tokio::task::yield_now().await,
                 Ok(false) => break,
@@ -403,10 +459,11 @@ impl<D: Database> JobStore for SharedStore<D> {
         if turn.claim != super::Claim::Nothing && self.keeper.serves(turn.slots.keys().map(Alias::as_str)) {
             // Others would think that nobody serves them.
             self.keeper.renew().await?;
+            self.keeper.watch().await?;
         }
-        let mut takes_over = true;
+        let mut care = Care::default();
         for _ in 0..RACES_MAX {
-            match self.attempt(&mut working, &turn, takes_over).await {
+            match self.attempt(&mut working, care.apply(&turn), !care.leaves_the_dead).await {
                 Ok(turned) => {
                     if !turn.changes.is_empty() {
                         self.database.hint().await;
@@ -416,8 +473,16 @@ impl<D: Database> JobStore for SharedStore<D> {
                 Err(Again::Now) => tokio::time::sleep(RACE_PAUSE).await,
                 Err(Again::WithoutTakingOver(dead)) => {
                     self.keeper.forget(dead);
-                    takes_over = false;
+                    care.leaves_the_dead = true;
                 }
+                Err(Again::Without(claimed)) => match claimed.as_slice() {
+                    [(id, _)] => care = Care { amiss: Some(id.clone()), one_of: None, ..care },
+                    [(_, executor), ..] => care.one_of = Some(executor.clone()),
+                    [] => {
+                        let what = "a fire time was to be recorded that has been recorded before".into();
+                        return Err(Error::StoreFailed { what, source: None });
+                    }
+                },
                 Err(Again::WithNewLease(lease)) => self.keeper.lose(lease),
                 Err(Again::Failed(error)) => return Err(error),
             }
@@ -428,6 +493,11 @@ impl<D: Database> JobStore for SharedStore<D> {
 
     fn lease(&self) -> Lease {
         self.keeper.trust.clone()
+    }
+
+    async fn has_executor(&self, alias: &Alias) -> Result<bool> {
+        let nodes = self.open_database()?.nodes().await?;
+        Ok(nodes.iter().any(|node| node.left.is_some() && node.row.lanes.iter().any(|lane| lane == alias.as_str())))
     }
 
     async fn last_event(&self) -> Result<u64> {
@@ -547,7 +617,10 @@ impl<D: Database> JobStore for SharedStore<D> {
                 for (stored, seq) in stored.into_iter().zip(block.first..) {
                     if seq > since && events.len() < limit {
                         let event = stored.into_event(seq, &self.options.alias);
-                        events.push(event.ok_or_else(|| unreadable(format!("event {seq}")))?);
+                        events.push(event.ok_or_else(|| {
+                            let what = format!("event {seq} cannot be decoded");
+                            Error::StoreFailed { what, source: None }
+                        })?);
                     }
                 }
             }
@@ -570,9 +643,7 @@ impl<D: Database> JobStore for SharedStore<D> {
     }
 
     async fn counts(&self) -> Result<Counts> {
-        let StoredCounts { jobs, paused, quarantined, running, runs, last_event } =
-            self.open_database()?.counts().await?;
-        Ok(Counts { jobs, paused, quarantined, running, runs, last_event })
+        self.open_database()?.counts().await
     }
 
     async fn close(&self) -> Result<()> {
@@ -617,9 +688,7 @@ impl<D: Database> Nodes for SharedStore<D> {
     }
 
     async fn leads(&self) -> Result<bool> {
-        let nodes = self.list_nodes().await?;
-        Ok(self.keeper.trust.holds()
-            && nodes.iter().find(|node| node.left.is_some() && !node.lanes.is_empty()).is_some_and(|first| first.own))
+        self.open_database().map(|_| self.keeper.leads())
     }
 }
 

@@ -160,7 +160,9 @@ impl<D: Database> ListenerStore for SharedStore<D> {
     async fn put_progress(&self, listener: &Listener, progress: &Progress) -> Result<bool> {
         let stored = self.open_database()?.record(Kind::Listener, listener.name.as_str()).await?;
         let stored = stored.and_then(|bytes| serde_json::from_slice::<StoredListener>(&bytes).ok());
-        if stored.is_none_or(|stored| stored.listener != *listener) {
+        let same =
+            |stored: StoredListener| stored.listener == *listener && stored.progress.generation == progress.generation;
+        if !stored.is_some_and(same) {
             return Ok(false);
         }
         self.put_listener(listener, progress).await.map(|()| true)

@@ -16,6 +16,7 @@ use crate::values::Values;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Jobs that a turn takes from one line at most: twice the free slots and some, since not every job
 /// that is due starts a run.
@@ -25,13 +26,23 @@ const LANE_EXTRA: usize = 16;
 const LOOKS_MAX: usize = 256;
 const ORPHANS_MAX: usize = 16;
 
+/// When a turn looks at what.
+#[derive(Clone, Copy)]
+pub struct Timing {
+    pub lead: TimeDelta,
+    /// The jobs of runs that were claimed ahead are looked at.
+    pub look: bool,
+    pub patience: Duration,
+}
+
 /// What a turn is about, before it is begun.
 pub struct Subject {
     pub wanted: Wanted,
     /// Runs whose records the turn needs, by where they were found.
     pub runs: HashMap<RunId, Run>,
-    /// Ends of runs that nobody else will tell of.
+    /// Ends of runs that nobody else will tell of, and whose they were.
     pub lost: Vec<Finished>,
+    pub lost_node: Option<String>,
     /// Jobs whose question nobody asks any more.
     pub unasked: HashSet<JobId>,
 }
@@ -44,7 +55,7 @@ impl Subject {
         turn: &Turn,
         dead: Option<&Dead>,
         number: (u64, u64),
-        (lead, look): (TimeDelta, bool),
+        Timing { lead, look, patience }: Timing,
     ) -> Result<Self> {
         let mut named = BTreeSet::new();
         let mut all = false;
@@ -81,14 +92,13 @@ impl Subject {
             }
         }
         // What was claimed ahead may have been changed by somebody else since.
-        if look {
-            for run in working.live.values().filter(|run| run.starts.is_some()) {
+        for run in working.live.values().filter(|run| run.starts.is_some()) {
+            if look {
                 named.insert(run.job_id.clone());
+            }
+            if named.contains(&run.job_id) {
                 runs.insert(run.id, run.clone());
             }
-        }
-        for run in working.live.values().filter(|run| run.starts.is_some() && named.contains(&run.job_id)) {
-            runs.insert(run.id, run.clone());
         }
         let mut lost = Vec::new();
         let mut unasked = HashSet::new();
@@ -105,12 +115,12 @@ impl Subject {
             named.insert(row.job.clone());
             runs.insert(row.id, decode_run(&row)?);
         }
-        let claims = turn.claim == Claim::Due && working.may_claim;
+        let claims = turn.claim == Claim::Due;
         let lane = |(alias, free): (&Alias, &usize)| LaneWanted {
             lane: alias.to_string(),
             most: if *free == 0 { 0 } else { (2 * free + LANE_EXTRA).min(LANE_MAX) },
         };
-        let looks = |claim: bool| if claim && working.may_claim { LOOKS_MAX } else { 0 };
+        let looks = |claims: bool| if claims { LOOKS_MAX } else { 0 };
         let (lease, number) = number;
         let wanted = Wanted {
             lease,
@@ -120,13 +130,16 @@ impl Subject {
             named: named.into_iter().collect(),
             all,
             lanes: if claims { turn.slots.iter().map(lane).collect() } else { Vec::new() },
+            own: turn.slots.keys().map(Alias::to_string).collect(),
             alarms: looks(turn.claim != Claim::Nothing),
-            wakes: looks(turn.claim == Claim::Due),
+            wakes: looks(claims),
             manual: looks(turn.claim != Claim::Nothing),
             orphans: if claims { ORPHANS_MAX } else { 0 },
+            abandoned: working.abandoned(patience),
             fenced: dead.map(|dead| dead.lease),
         };
-        Ok(Subject { wanted, runs, lost, unasked })
+        let lost_node = dead.map(|dead| dead.node.clone());
+        Ok(Subject { wanted, runs, lost, lost_node, unasked })
     }
 }
 
@@ -173,70 +186,48 @@ pub fn details(loaded: &Loaded, known: impl Fn(&JobId) -> bool) -> Details {
     }
 }
 
+/// The jobs of a turn, as they were before it.
+#[derive(Default)]
+struct Before {
+    jobs: BTreeMap<JobId, (JobRow, JobState)>,
+    /// Those that cannot be decoded: what is stored of them stays as it is.
+    unreadable: BTreeSet<JobId>,
+    /// What is to be told of them.
+    told: Vec<Event>,
+}
+
+impl Before {
+    fn goes_on(&self, run: &Run) -> bool {
+        let state = self.jobs.get(&run.job_id).map(|(_, state)| state);
+        state.is_some_and(|state| state.running.iter().any(|going| going.id == run.id))
+    }
+}
+
 impl Taken<'_> {
     /// Applies the turn to the jobs.
-    pub fn decide(self, mut turn: Turn, subject: Subject, last_id: ulid::Ulid) -> Result<Decided> {
-        let Taken { alias, node, lease, lead, held, own, mut loaded, found, definitions } = self;
-        let epoch = loaded.epoch;
-        let arguments: HashMap<RunId, Arc<Arguments>> = found
-            .arguments
-            .iter()
-            .filter_map(|(run, bytes)| Some((*run, Arc::new(serde_json::from_slice(bytes).ok()?))))
-            .collect();
-        loaded.jobs.sort_by(|a, b| (a.line, a.ticket, &a.id).cmp(&(b.line, b.ticket, &b.id)));
-        let lacking = loaded.orphans.iter().filter_map(|lane| lane.parse().ok()).collect();
-        let mut table = Table::working(alias.clone(), node.clone(), last_id, epoch, lacking).with_lead(lead);
-        let mut before: BTreeMap<JobId, (JobRow, JobState)> = BTreeMap::new();
-        for mut row in std::mem::take(&mut loaded.jobs) {
-            let (mut state, standing) =
-                row::decode(&row.state, |id| arguments.get(&id).cloned()).ok_or_else(|| undecodable(&row.id))?;
-            let executor = standing.map(|standing| standing.executor).unwrap_or_default();
-            let was = state.clone();
-            let job = match definitions.get(&row.id) {
-                Some(Ok(job)) => Some(job.clone()),
-                Some(Err(reason)) => {
-                    state.quarantine = Some(reason.clone());
-                    None
-                }
-                None => None,
-            };
-            let forgotten = subject.unasked.contains(&row.id) && state.question.is_some();
-            row.asked = row.asked.filter(|_| !forgotten);
-            let position = Position {
-                executor,
-                priority: row.priority,
-                line: row.line.map(time),
-                ticket: row.ticket,
-                waiting: row.waiting,
-                wake: row.wake.filter(|wake| *wake > 0).map(time),
-                manual: row.manual.map(time),
-                unasked: row.wake == Some(0) || forgotten,
-            };
-            table.put_back(&row.id, job, state, &position);
-            before.insert(row.id.clone(), (row, was));
-        }
-        let goes_on = |run: &Run| {
-            before.get(&run.job_id).is_some_and(|(_, state)| state.running.iter().any(|going| going.id == run.id))
-        };
+    pub fn decide(mut self, mut turn: Turn, mut subject: Subject, last_id: ulid::Ulid) -> Result<Decided> {
+        let (epoch, lead) = (self.loaded.epoch, self.lead);
+        let abandoned = self.loaded.orphans.iter().filter(|lane| subject.wanted.abandoned.contains(*lane));
+        let lacking = abandoned.filter_map(|lane| lane.parse().ok()).collect();
+        let mut table = Table::working(self.alias.clone(), self.node.clone(), last_id, epoch, lacking).with_lead(lead);
+        let before = self.seat(&mut table, &subject, turn.now);
         // Ends that come too late: somebody else has ended the run, because its node's lease had run out.
-        let stale: Vec<Event> = turn
-            .finished
-            .iter()
-            .filter_map(|finished| Some((subject.runs.get(&finished.run)?, finished)))
-            .filter(|(run, _)| !goes_on(run))
-            .map(|(run, finished)| stale_event(alias, turn.now, run, finished))
-            .collect();
-        for run in subject.runs.values().filter(|run| goes_on(run)) {
-            let revision = before.get(&run.job_id).map(|(row, _)| row.revision);
-            if run.starts.is_some() && held.get(&run.id).copied() != revision {
+        let ends = turn.finished.iter().filter_map(|finished| Some((subject.runs.get(&finished.run)?, finished)));
+        let stale = ends.filter(|(run, _)| !before.goes_on(run));
+        let stale: Vec<Event> = stale.map(|(run, finished)| stale_event(self.alias, turn.now, run, finished)).collect();
+        for run in subject.runs.values().filter(|run| before.goes_on(run)) {
+            let revision = before.jobs.get(&run.job_id).map(|(row, _)| row.revision);
+            if run.starts.is_some() && self.held.get(&run.id).copied() != revision {
                 table.note_changed(&run.job_id);
             }
             table.put_back_run(run.clone());
         }
         let asked = turn.changes.len();
-        turn.finished.splice(0..0, subject.lost.iter().cloned());
-        turn.changes.extend(stale.into_iter().map(|event| Change::Record { event: Box::new(event) }));
-        if !loaded.may_claim {
+        let lost = subject.lost_node.take().map(|node| lost_event(self.alias, turn.now, &node, subject.lost.len()));
+        turn.finished.splice(0..0, std::mem::take(&mut subject.lost));
+        let told = lost.into_iter().chain(before.told.iter().cloned()).chain(stale);
+        turn.changes.extend(told.map(|event| Change::Record { event: Box::new(event) }));
+        if !self.loaded.may_claim {
             turn.claim = Claim::Nothing;
         }
         let (claim, now, mut slots) = (turn.claim, turn.now, turn.slots.clone());
@@ -247,18 +238,66 @@ impl Taken<'_> {
                 *left = left.saturating_sub(1);
             }
         }
-        look_ahead(&mut turned, &loaded, &subject.wanted, (claim, now), &slots);
+        look_ahead(&mut turned, &self.loaded, &subject.wanted, (claim, now), &slots);
         turned.next_due = turned.next_due.map(|due| in_time(due, now, lead));
-        give_values(&mut turned.claimed, &found, &delta);
-        let written = Writer { lease, number: subject.wanted.turn, epoch, own, table: &table, before: &before };
-        let (written, defined) = written.write(&turned, &delta)?;
+        give_values(&mut turned.claimed, &self.found, &delta);
+        let (lease, number, own) = (self.lease, subject.wanted.turn, self.own);
+        let writer = Writer { lease, number, epoch, own, table: &table, before: &before };
+        let (written, defined) = writer.write(&turned, &delta)?;
         let going = table.live().values().cloned().collect();
         Ok(Decided { turned, written, defined, going, last_id: table.last_id() })
     }
+
+    /// Puts the jobs that were loaded in their places.
+    fn seat(&mut self, table: &mut Table, subject: &Subject, now: DateTime<Utc>) -> Before {
+        let arguments = decode_arguments(&self.found.arguments);
+        let mut before = Before::default();
+        let mut rows = std::mem::take(&mut self.loaded.jobs);
+        rows.sort_by(|a, b| (a.line, a.ticket, &a.id).cmp(&(b.line, b.ticket, &b.id)));
+        for mut row in rows {
+            let decoded = row::decode(&row.state, |id| arguments.get(&id).cloned());
+            let (state, job) = match (decoded, self.definitions.remove(&row.id)) {
+                (Some((state, _)), Some(Ok(job))) => (state, Some(job)),
+                (Some((state, _)), None) => (state, None),
+                (decoded, definition) => {
+                    let reason = definition.and_then(Result::err).unwrap_or_else(|| UNREADABLE.to_owned());
+                    if row.status != status_code(Status::Quarantined) {
+                        let event = Event::new(EventKind::JobQuarantined, now, self.alias.clone()).job(&row.id);
+                        before.told.push(event.detail(reason.clone()));
+                    }
+                    before.unreadable.insert(row.id.clone());
+                    let state = decoded.map(|(state, _)| state).unwrap_or_default();
+                    (JobState { quarantine: Some(reason), ..state }, None)
+                }
+            };
+            let forgotten = subject.unasked.contains(&row.id) && state.question.is_some();
+            row.asked = row.asked.filter(|_| !forgotten);
+            let mut position = Position {
+                executor: row.lane.parse().unwrap_or_default(),
+                priority: row.priority,
+                line: row.line.map(time),
+                ticket: row.ticket,
+                waiting: row.waiting,
+                wake: row.wake.filter(|wake| *wake > 0).map(time),
+                manual: row.manual.map(time),
+                unasked: row.wake == Some(0) || forgotten,
+            };
+            if before.unreadable.contains(&row.id) {
+                position = position.nowhere();
+            }
+            table.put_back(&row.id, job, state.clone(), &position);
+            before.jobs.insert(row.id.clone(), (row, state));
+        }
+        before
+    }
 }
 
-fn undecodable(id: &JobId) -> Error {
-    Error::StoreFailed { what: format!("the state of job `{id}` cannot be decoded"), source: None }
+/// Why a job is quarantined whose state cannot be decoded.
+pub const UNREADABLE: &str = "its state cannot be decoded";
+
+fn lost_event(alias: &Alias, now: DateTime<Utc>, node: &str, runs: usize) -> Event {
+    let detail = format!("nothing is heard of node `{node}`; {runs} of its runs are taken over");
+    Event::new(EventKind::NodeLost, now, alias.clone()).detail(detail)
 }
 
 fn stale_event(alias: &Alias, now: DateTime<Utc>, run: &Run, finished: &Finished) -> Event {
@@ -327,14 +366,14 @@ struct Writer<'a> {
     epoch: u64,
     own: &'a HashMap<RunId, Run>,
     table: &'a Table,
-    before: &'a BTreeMap<JobId, (JobRow, JobState)>,
+    before: &'a Before,
 }
 
 impl Writer<'_> {
     fn write(&self, turned: &Turned, delta: &Delta) -> Result<(Written, Defined)> {
         let mut written = Written { lease: self.lease, turn: self.number, ..Written::default() };
         let mut defined = Defined::new();
-        let known: BTreeSet<&JobId> = self.before.keys().chain(&delta.touched).collect();
+        let known: BTreeSet<&JobId> = self.before.jobs.keys().chain(&delta.touched).collect();
         for id in known {
             self.write_job(id, delta, &mut written, &mut defined)?;
         }
@@ -380,7 +419,7 @@ impl Writer<'_> {
 
     /// What of one job is to be written, if it is not as it was.
     fn write_job(&self, id: &JobId, delta: &Delta, written: &mut Written, defined: &mut Defined) -> Result<()> {
-        let before = self.before.get(id);
+        let before = self.before.jobs.get(id);
         let waited = before.map(|(_, state)| waits(state)).unwrap_or_default();
         let Some(state) = self.table.state_of(id) else {
             if before.is_some() {
@@ -390,6 +429,8 @@ impl Writer<'_> {
             return Ok(());
         };
         let Some((position, (job, bytes))) = self.table.position(id).zip(self.table.stored(id)) else { return Ok(()) };
+        let unreadable = before.filter(|_| job.is_none() && self.before.unreadable.contains(id));
+        let bytes = unreadable.map_or(bytes, |(row, _)| row.state.clone());
         let new_definition = job.filter(|_| delta.defined.contains(id));
         if let Some(job) = new_definition {
             written.defined.push((id.clone(), encode_job(job)?));
@@ -441,7 +482,7 @@ impl Writer<'_> {
 
     fn run_row(&self, run: &Run, delta: &Delta) -> Result<RunRow> {
         let first = run.origin == Origin::Trigger && run.attempt == 1;
-        let before = self.before.get(&run.job_id).filter(|_| !delta.defined.contains(&run.job_id));
+        let before = self.before.jobs.get(&run.job_id).filter(|_| !delta.defined.contains(&run.job_id));
         let revision = before.map_or(self.epoch, |(row, _)| row.revision);
         Ok(RunRow {
             id: run.id,
@@ -468,6 +509,11 @@ fn waits(state: &JobState) -> BTreeMap<RunId, Option<Arc<Arguments>>> {
 pub fn decode_run(row: &RunRow) -> Result<Run> {
     serde_json::from_slice(&row.body)
         .map_err(|e| Error::StoreFailed { what: format!("run `{}` cannot be decoded", row.id), source: Some(e.into()) })
+}
+
+pub fn decode_arguments(stored: &[(RunId, Vec<u8>)]) -> HashMap<RunId, Arc<Arguments>> {
+    let decode = |(run, bytes): &(RunId, Vec<u8>)| Some((*run, Arc::new(serde_json::from_slice(bytes).ok()?)));
+    stored.iter().filter_map(decode).collect()
 }
 
 pub fn decode_definitions(found: &Found) -> HashMap<JobId, Result<Arc<Job>, String>> {

@@ -17,17 +17,18 @@ pub use dialect::Sqlite;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, StoredCounts, Wanted, Written, failed,
+    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, Wanted, Written, failed,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
 use crate::job::JobId;
 use crate::run::RunId;
+use crate::store::Counts;
 use async_trait::async_trait;
 use dialect::Dialect;
 use session::{JOB, RUN, Row, RunKey, Session, Value};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{AnyPool, ConnectOptions, Executor};
+use sqlx::{AnyPool, ConnectOptions, Connection, Executor};
 use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
@@ -67,6 +68,10 @@ impl<D: Dialect> Sql<D> {
         // The text may hold a password, so it is not repeated.
         let refused = |e: sqlx::Error| Invalid::new("store", format!("{}…", D::SCHEME), e.to_string());
         let options = AnyConnectOptions::from_str(url).map_err(refused)?.disable_statement_logging();
+        // A pool would try until its time is over, and not say why it could not.
+        let first = tokio::time::timeout(CONNECT_TIME_MAX, options.connect()).await;
+        let unreachable = |e: sqlx::Error| failed("cannot reach the database", e);
+        first.map_err(|_| lost())?.map_err(unreachable)?.close().await.map_err(unreachable)?;
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(CONNECT_TIME_MAX)
@@ -234,7 +239,7 @@ impl<D: Dialect> Database for Sql<D> {
         self.query(sql, &[job.into()]).await?.iter().map(|row| Ok((row.text(0)?, row.bytes(1)?))).collect()
     }
 
-    async fn counts(&self) -> Result<StoredCounts> {
+    async fn counts(&self) -> Result<Counts> {
         let sql = "SELECT (SELECT count(*) FROM sandclock_job), \
                    (SELECT count(*) FROM sandclock_job WHERE status = 1), \
                    (SELECT count(*) FROM sandclock_job WHERE status = 2), \
@@ -243,7 +248,7 @@ impl<D: Dialect> Database for Sql<D> {
         let rows = self.query(sql.into(), &[schema::EVENT.into()]).await?;
         let row = rows.first().ok_or_else(lost)?;
         let (running, all) = (row.number(3)?, row.number(4)?);
-        Ok(StoredCounts {
+        Ok(Counts {
             jobs: row.number(0)?,
             paused: row.number(1)?,
             quarantined: row.number(2)?,

@@ -3,11 +3,10 @@
 use crate::error::Result;
 use crate::job::JobId;
 use crate::run::RunId;
-use crate::store::shared::{JobRow, RunRow, failed};
+use crate::store::shared::{JobRow, RunRow, failed, job_id, run_id, text};
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Executor, Row as _};
-use ulid::Ulid;
 
 /// Bytes of one piece of what may be larger than the server takes at once.
 pub const PIECE_BYTES: usize = 1 << 20;
@@ -120,17 +119,15 @@ impl Row {
     }
 
     pub fn text(&self, at: usize) -> Result<String> {
-        String::from_utf8(self.bytes(at)?).map_err(|e| failed("a text cannot be read", e))
+        text(self.bytes(at)?)
     }
 
     pub fn job_id(&self, at: usize) -> Result<JobId> {
-        self.text(at)?.parse().map_err(|e: crate::Invalid| failed("the id of a job cannot be read", e))
+        job_id(&self.text(at)?)
     }
 
     pub fn run_id(&self, at: usize) -> Result<RunId> {
-        let bytes = self.bytes(at)?;
-        let bytes: [u8; 16] = bytes.as_slice().try_into().map_err(|e| failed("the id of a run cannot be read", e))?;
-        Ok(RunId(Ulid::from_bytes(bytes)))
+        run_id(&self.bytes(at)?)
     }
 
     /// A job, of [`JOB`].

@@ -9,16 +9,15 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::run::RunId;
 use crate::store::shared::{
-    CommitError, Committed, Details, Found, JobRow, LaneWanted, Load, Loaded, RunRow, Wanted, Written,
+    CommitError, Committed, Details, Found, JobRow, Levels, Lines, Load, Loaded, Reason, RunRow, Wanted, Written,
 };
+use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::marker::PhantomData;
 use std::time::Duration;
 
 /// How long the database may take for a part of a turn.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
-
-/// The priorities of each lane, the highest first.
-type Levels = BTreeMap<String, Vec<i64>>;
 
 fn names(ids: &[JobId]) -> Vec<Value<'_>> {
     ids.iter().map(Value::from).collect()
@@ -83,7 +82,8 @@ impl<D: Dialect> Sql<D> {
             }
         }
         loaded.epoch = session.epoch;
-        Loading { session: &mut session, wanted, jobs: BTreeMap::new() }.load::<D>(&mut loaded).await?;
+        let (jobs, dialect) = (BTreeMap::new(), PhantomData::<D>);
+        Loading { session: &mut session, wanted, jobs, dialect }.load(&mut loaded).await?;
         Ok(Load::Loaded(session, loaded))
     }
 
@@ -130,14 +130,15 @@ async fn find(session: &mut Session, wanted: &Details) -> Result<Found> {
 }
 
 /// Reading the jobs that a turn is about.
-struct Loading<'a> {
+struct Loading<'a, D> {
     session: &'a mut Session,
     wanted: &'a Wanted,
     jobs: BTreeMap<JobId, JobRow>,
+    dialect: PhantomData<D>,
 }
 
-impl Loading<'_> {
-    async fn load<D: Dialect>(&mut self, loaded: &mut Loaded) -> Result<()> {
+impl<D: Dialect> Loading<'_, D> {
+    async fn load(&mut self, loaded: &mut Loaded) -> Result<()> {
         let Wanted { now, named, all, alarms, wakes, manual, .. } = self.wanted;
         let job = JOB.join(", ");
         if *all {
@@ -158,21 +159,19 @@ impl Loading<'_> {
             }
         }
         for lane in &self.wanted.lanes {
-            let priorities = levels.get(&lane.lane).map_or(&[][..], Vec::as_slice);
-            let next = self.lane(lane, priorities).await?;
-            loaded.next.push(next);
+            loaded.next.push(self.lane(lane, &levels).await?);
         }
-        for (column, order, most) in [("alarm", "alarm", *alarms), ("wake", "wake", *wakes), ("by_hand", "id", *manual)]
-        {
+        for (reason, most) in [(Reason::Alarm, *alarms), (Reason::Wake, *wakes), (Reason::Manual, *manual)] {
             if most > 0 {
-                let sql = format!("SELECT {job} FROM sandclock_job WHERE {column} <= ? ORDER BY {order} LIMIT ?");
+                let column = column(reason);
+                let sql = format!("SELECT {job} FROM sandclock_job WHERE {column} <= ? ORDER BY {column} LIMIT ?");
                 self.add(sql, &[(*now).into(), most.into()]).await?;
             }
         }
-        loaded.orphans = self.orphans::<D>(&levels).await?;
-        loaded.next_alarm = self.upcoming("alarm", |row| row.alarm).await?;
-        loaded.next_wake = self.upcoming("wake", |row| row.wake).await?;
-        loaded.next_manual = self.upcoming("by_hand", |row| row.manual).await?;
+        loaded.orphans = self.orphans(&levels).await?;
+        loaded.next_alarm = self.upcoming(Reason::Alarm).await?;
+        loaded.next_wake = self.upcoming(Reason::Wake).await?;
+        loaded.next_manual = self.upcoming(Reason::Manual).await?;
         loaded.jobs = std::mem::take(&mut self.jobs).into_values().collect();
         Ok(())
     }
@@ -188,89 +187,66 @@ impl Loading<'_> {
         Ok(count)
     }
 
-    /// Takes what is due from a lane; when the first job that was not taken comes, or came, into line.
-    async fn lane(&mut self, wanted: &LaneWanted, priorities: &[i64]) -> Result<Option<i64>> {
-        let LaneWanted { lane, most } = wanted;
-        let Wanted { now, until, .. } = *self.wanted;
+    /// The ids and times that a query gives.
+    async fn times(&mut self, sql: String, values: &[Value<'_>]) -> Result<Vec<(JobId, i64)>> {
+        let rows = self.session.query(sql, values).await.map_err(database_error)?;
+        rows.iter().map(|row| Ok((row.job_id(0)?, row.int(1)?))).collect()
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Lines for Loading<'_, D> {
+    fn wanted(&self) -> &Wanted {
+        self.wanted
+    }
+
+    fn jobs(&self) -> &BTreeMap<JobId, JobRow> {
+        &self.jobs
+    }
+
+    async fn take(&mut self, lane: &str, priority: i64, most: usize) -> Result<usize> {
         let due = format!(
             "SELECT {} FROM sandclock_job WHERE lane = ? AND priority = ? AND line <= ? \
              ORDER BY line, ticket, id LIMIT ?",
             JOB.join(", ")
         );
-        let mut left = *most;
-        for priority in priorities {
-            if left > 0 {
-                let values = [lane.as_str().into(), (*priority).into(), until.into(), left.into()];
-                left = left.saturating_sub(self.add(due.clone(), &values).await?);
-            }
-        }
-        if *most > 0 && left == 0 {
-            let of_lane = self.jobs.values().filter(|row| row.lane == *lane);
-            let last = of_lane.filter_map(|row| row.line).filter(|line| *line <= until).max();
-            return Ok(Some(last.unwrap_or(now).max(now)));
-        }
-        let named: HashSet<&JobId> = self.wanted.named.iter().collect();
-        let passed_over = |row: &&JobRow| row.lane == *lane && row.line.is_some() && named.contains(&row.id);
-        // One of so many is none that was named.
-        let enough = self.jobs.values().filter(passed_over).count() + 1;
-        let after = if *most == 0 { i64::MIN } else { until };
-        let next = "SELECT id, line FROM sandclock_job WHERE lane = ? AND priority = ? AND line > ? \
-                    ORDER BY line, ticket, id LIMIT ?";
-        let mut first: Option<i64> = None;
-        for priority in priorities {
-            let values = [lane.as_str().into(), (*priority).into(), after.into(), enough.into()];
-            for row in self.session.query(next.into(), &values).await.map_err(database_error)? {
-                if !named.contains(&row.job_id(0)?) {
-                    let line = row.int(1)?;
-                    first = Some(first.map_or(line, |first| first.min(line)));
-                    break;
-                }
-            }
-        }
-        Ok(first)
+        self.add(due, &[lane.into(), priority.into(), self.wanted.until.into(), most.into()]).await
     }
 
-    /// Takes jobs that are due in lanes that no node serves.
-    async fn orphans<D: Dialect>(&mut self, levels: &Levels) -> Result<Vec<String>> {
-        let own: BTreeSet<&str> = self.wanted.lanes.iter().map(|lane| lane.lane.as_str()).collect();
-        let others: Vec<&String> = levels.keys().filter(|lane| !own.contains(lane.as_str())).collect();
-        let mut left = self.wanted.orphans;
-        if left == 0 || others.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn following(
+        &mut self,
+        lane: &str,
+        priority: i64,
+        after: Option<i64>,
+        most: usize,
+    ) -> Result<Vec<(JobId, i64)>> {
+        let sql = "SELECT id, line FROM sandclock_job WHERE lane = ? AND priority = ? AND line > ? \
+                   ORDER BY line, ticket, id LIMIT ?";
+        let after = after.unwrap_or(i64::MIN);
+        self.times(sql.into(), &[lane.into(), priority.into(), after.into(), most.into()]).await
+    }
+
+    async fn soonest(&mut self, reason: Reason, most: usize) -> Result<Vec<(JobId, i64)>> {
+        let column = column(reason);
+        let sql = format!("SELECT id, {column} FROM sandclock_job WHERE {column} > ? ORDER BY {column} LIMIT ?");
+        self.times(sql, &[self.wanted.now.into(), most.into()]).await
+    }
+
+    async fn served(&mut self) -> Result<BTreeSet<String>> {
         let live = format!("SELECT lanes FROM sandclock_lease WHERE fenced = 0 AND expires > {}", D::NOW);
         let mut served = BTreeSet::new();
         for row in self.session.query(live, &[]).await.map_err(database_error)? {
             served.extend(super::lanes(&row.bytes(0)?)?);
         }
-        let due = format!(
-            "SELECT {} FROM sandclock_job WHERE lane = ? AND priority = ? AND line <= ? ORDER BY line LIMIT ?",
-            JOB.join(", ")
-        );
-        let unserved: Vec<&String> = others.into_iter().filter(|lane| !served.contains(lane.as_str())).collect();
-        for lane in unserved.iter().copied() {
-            for priority in &levels[lane] {
-                let values = [lane.as_str().into(), (*priority).into(), self.wanted.now.into(), left.into()];
-                left = left.saturating_sub(self.add(due.clone(), &values).await?);
-                if left == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(unserved.into_iter().cloned().collect())
+        Ok(served)
     }
+}
 
-    /// The first time after now of a job that was not loaded.
-    async fn upcoming(&mut self, column: &str, of: impl Fn(&JobRow) -> Option<i64>) -> Result<Option<i64>> {
-        let now = self.wanted.now;
-        let known = self.jobs.values().filter(|row| of(row).is_some_and(|time| time > now)).count();
-        let sql = format!("SELECT id, {column} FROM sandclock_job WHERE {column} > ? ORDER BY {column} LIMIT ?");
-        for row in self.session.query(sql, &[now.into(), (known + 1).into()]).await.map_err(database_error)? {
-            if !self.jobs.contains_key(&row.job_id(0)?) {
-                return row.maybe_int(1);
-            }
-        }
-        Ok(None)
+fn column(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Alarm => "alarm",
+        Reason::Wake => "wake",
+        Reason::Manual => "by_hand",
     }
 }
 

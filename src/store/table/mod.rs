@@ -1,6 +1,6 @@
 //! The jobs of one store as a state machine in memory: what each turn means, without any disk.
 //!
-//! Both the memory store and the sled store hold one `Table`. It applies a turn and says in a
+//! The memory store and the sled store hold one `Table`; a shared store makes one for each turn. It applies a turn and says in a
 //! [`Delta`] what changed; the sled store makes the delta durable before anybody hears of it.
 
 mod ahead;
@@ -230,7 +230,7 @@ impl Table {
             Claim::Due => {
                 self.watch(now);
                 self.wake(now);
-                self.ask(&mut turned);
+                self.ask(&slots, &mut turned);
                 self.claim_due(now, &mut slots, &mut turned);
                 if let Some(lead) = self.lead.filter(|_| ahead) {
                     self.claim_ahead(now, now + lead, &mut slots, &mut turned);

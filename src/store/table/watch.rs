@@ -2,9 +2,10 @@
 
 use super::{Table, Turned, VISITS_MAX, told};
 use crate::event::EventKind;
-use crate::job::{Job, JobId, Question, Status};
+use crate::job::{Alias, Job, JobId, Question, Status};
 use crate::store::Asked;
 use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
 
 /// Questions to plugins that one turn asks.
 const QUESTIONS_MAX: usize = 32;
@@ -23,8 +24,10 @@ impl Table {
         }
     }
 
-    /// Hands out questions to triggers that are plugins.
-    pub(super) fn ask(&mut self, turned: &mut Turned) {
+    /// Hands out questions to triggers that are plugins. Those of executors that other nodes have are
+    /// left to them.
+    pub(super) fn ask(&mut self, slots: &BTreeMap<Alias, usize>, turned: &mut Turned) {
+        let mut elsewhere = Vec::new();
         while turned.questions.len() < QUESTIONS_MAX
             && let Some(id) = self.unasked.pop_first()
         {
@@ -32,10 +35,14 @@ impl Table {
                 && let (Some(question), Some(job), Status::Active) =
                     (entry.state.question, &entry.job, entry.state.status())
             {
-                turned.questions.push(Asked { job: job.clone(), question });
+                match self.lacking.is_none() || slots.contains_key(&job.executor) {
+                    true => turned.questions.push(Asked { job: job.clone(), question }),
+                    false => elsewhere.push(id),
+                }
             }
         }
         turned.starved |= !self.unasked.is_empty();
+        self.unasked.extend(elsewhere);
     }
 
     /// Tells of jobs that have not succeeded in time.
@@ -121,11 +128,10 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Alias, JobState};
+    use crate::job::JobState;
     use crate::store::row::{self, Standing};
     use crate::store::{Claim, Turn};
     use crate::trigger::Trigger;
-    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::time::Duration;
 

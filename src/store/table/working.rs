@@ -30,6 +30,13 @@ pub struct Position {
     pub unasked: bool,
 }
 
+impl Position {
+    /// In the same lane, but neither in line nor waiting for anything.
+    pub fn nowhere(self) -> Self {
+        Position { line: None, ticket: 0, waiting: false, wake: None, manual: None, unasked: false, ..self }
+    }
+}
+
 impl Table {
     /// An empty table for one turn. `last_id` is the greatest run id so far; `epoch` grows from turn to
     /// turn; `lacking` are the executors that no node has.
