@@ -181,22 +181,27 @@ fn pgbench(server: &Server) -> f64 {
             "BEGIN;
 SELECT 1 FROM sandclock.lease WHERE lease = 0 AND NOT fenced AND until > sandclock.micros() FOR KEY SHARE;
 SELECT 1 FROM sandclock.turn WHERE lease = 0 FOR UPDATE;
-SELECT count(*) AS n FROM (SELECT * FROM sandclock.job WHERE id = ANY(:'prev'::text[]) ORDER BY id FOR UPDATE) r \\gset
-SELECT array_agg(id) AS ids FROM (SELECT id FROM sandclock.job WHERE lane = 'default' AND priority = 0 AND line >= {due} AND line <= {due} + 1000000 ORDER BY line, ticket, id LIMIT 256 FOR UPDATE SKIP LOCKED) r \\gset
+SELECT count(*) AS n FROM (SELECT * FROM sandclock.job WHERE id = ANY(:prev::text[]) ORDER BY id FOR UPDATE) r \\gset
+SELECT array_agg(id)::text AS ids FROM (SELECT id FROM sandclock.job WHERE lane = 'default' AND priority = 0 AND line >= {due} AND line <= {due} + 1000000 ORDER BY line, ticket, id LIMIT 256 FOR UPDATE SKIP LOCKED) r \\gset
 SELECT nextval('sandclock.epoch') AS e \\gset
-UPDATE sandclock.job SET line = line + 3600000000, revision = job.revision, ticket = 0, waiting = false, status = 0, state = convert_to(repeat('s', 80), 'UTF8') FROM unnest(:'ids'::text[]) r(i) WHERE id = r.i;
-UPDATE sandclock.job SET revision = job.revision, ticket = 0, waiting = false, status = 0, state = convert_to(repeat('s', 40), 'UTF8') FROM unnest(:'prev'::text[]) r(i) WHERE id = r.i;
-INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, body) SELECT convert_to(i || ':' || :e, 'UTF8'), i, :e, :e, 0, 0, false, convert_to('{body}', 'UTF8') FROM unnest(:'ids'::text[]) r(i);
-INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, outcome, body) SELECT convert_to(i || ':' || :last, 'UTF8'), i, :e, :last, 0, 0, true, 0, convert_to('{body}', 'UTF8') FROM unnest(:'prev'::text[]) r(i) ON CONFLICT (id) DO UPDATE SET ended = excluded.ended, outcome = excluded.outcome, body = excluded.body;
+UPDATE sandclock.job SET line = line + 3600000000, revision = job.revision, ticket = 0, waiting = false, status = 0, state = convert_to(repeat('s', 80), 'UTF8') FROM unnest(:ids::text[]) r(i) WHERE id = r.i;
+UPDATE sandclock.job SET revision = job.revision, ticket = 0, waiting = false, status = 0, state = convert_to(repeat('s', 40), 'UTF8') FROM unnest(:prev::text[]) r(i) WHERE id = r.i;
+INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, body) SELECT convert_to(i || ':' || :e, 'UTF8'), i, :e, :e, 0, 0, false, convert_to('{body}', 'UTF8') FROM unnest(:ids::text[]) r(i);
+INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, outcome, body) SELECT convert_to(i || ':' || :last, 'UTF8'), i, :e, :last, 0, 0, true, 0, convert_to('{body}', 'UTF8') FROM unnest(:prev::text[]) r(i) ON CONFLICT (id) DO UPDATE SET ended = excluded.ended, outcome = excluded.outcome, body = excluded.body;
 WITH c AS (UPDATE sandclock.counter SET value = value + 768 WHERE name = 'event' RETURNING value - 767 AS first), t AS (UPDATE sandclock.turn SET number = number + 1 WHERE lease = 0) INSERT INTO sandclock.event SELECT first, 768, convert_to(repeat('e', 60000), 'UTF8') FROM c;
 COMMIT;
 \\set last :e
-SELECT :'ids' AS prev \\gset
+SELECT :ids::text AS prev \\gset
 "
         ),
     )
     .unwrap();
     let output = Command::new(servers::postgres_program("pgbench"))
+        // As the store has it.
+        .env(
+            "PGOPTIONS",
+            "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off",
+        )
         .args([
             "-h",
             "127.0.0.1",
@@ -205,6 +210,8 @@ SELECT :'ids' AS prev \\gset
             "-U",
             "sandclock",
             "-n",
+            "-M",
+            "prepared",
             "-c",
             "1",
             "-D",

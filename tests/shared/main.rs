@@ -19,6 +19,8 @@ macro_rules! test_on {
 
 #[cfg(feature = "postgres")]
 mod ahead;
+#[cfg(feature = "postgres")]
+mod apart;
 mod contract;
 #[path = "../servers/mod.rs"]
 mod servers;

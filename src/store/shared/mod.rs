@@ -297,9 +297,10 @@ impl<D: Database> SharedStore<D> {
             true => Found::default(),
             false => self.database.details(&mut transaction, &wanted).await?,
         };
+        let revisions: HashMap<&JobId, u64> = loaded.jobs.iter().map(|row| (&row.id, row.revision)).collect();
         for (id, job) in decode_definitions(&found) {
-            if let (Ok(job), Some(row)) = (&job, loaded.jobs.iter().find(|row| row.id == id)) {
-                working.definitions.put(id.clone(), (row.revision, job.clone()));
+            if let (Ok(job), Some(revision)) = (&job, revisions.get(&id)) {
+                working.definitions.put(id.clone(), (*revision, job.clone()));
             }
             definitions.insert(id, job);
         }

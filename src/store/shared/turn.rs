@@ -242,7 +242,8 @@ impl Taken<'_> {
         turned.next_due = turned.next_due.map(|due| in_time(due, now, lead));
         give_values(&mut turned.claimed, &self.found, &delta);
         let (lease, number, own) = (self.lease, subject.wanted.turn, self.own);
-        let writer = Writer { lease, number, epoch, own, table: &table, before: &before };
+        let valued = delta.values.iter().map(|(job, changes)| (job, changes.is_some())).collect();
+        let writer = Writer { lease, number, epoch, own, table: &table, before: &before, valued };
         let (written, defined) = writer.write(&turned, &delta)?;
         let going = table.live().values().cloned().collect();
         Ok(Decided { turned, written, defined, going, last_id: table.last_id() })
@@ -367,6 +368,8 @@ struct Writer<'a> {
     own: &'a HashMap<RunId, Run>,
     table: &'a Table,
     before: &'a Before,
+    /// Whether jobs have values, of those whose values changed.
+    valued: HashMap<&'a JobId, bool>,
 }
 
 impl Writer<'_> {
@@ -440,7 +443,7 @@ impl Writer<'_> {
             (None, Some((row, _))) => row.revision,
             _ => self.epoch,
         };
-        let valued = delta.values.iter().filter(|(job, _)| job == id).map(|(_, changes)| changes.is_some()).next_back();
+        let valued = self.valued.get(id).copied();
         let asked = before.and_then(|(row, state)| row.asked.zip(state.question));
         let row = JobRow {
             id: id.clone(),

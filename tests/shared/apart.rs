@@ -1,0 +1,163 @@
+//! What stands alone among the jobs of a store: those of other nodes' executors, and those that something
+//! is wrong with.
+
+use crate::servers::{Databases, Server};
+use chrono::{DateTime, TimeDelta, Utc};
+use sandclock::store::{Change, Claim, Conflict, JobStore, PostgresStore, SharedOptions, Turn, Turned};
+use sandclock::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn now() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(1_800_000_000)
+}
+
+fn alias(name: &str) -> Alias {
+    name.parse().expect("an alias")
+}
+
+async fn open(url: &str, node: &str, patience: Duration) -> PostgresStore {
+    let options = SharedOptions { node: node.into(), lead: Duration::ZERO, patience, ..SharedOptions::default() };
+    PostgresStore::connect(url, options).await.expect("the store opens")
+}
+
+async fn add(store: &PostgresStore, id: &str, executor: &str) {
+    let func = "m:f".parse().expect("a func");
+    let mut job = Job::new(id.parse().expect("an id"), func, Trigger::at(now() - TimeDelta::seconds(1)));
+    job.executor = alias(executor);
+    let add = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None };
+    let turned = store.turn(Turn { now: now(), changes: vec![add], ..Turn::default() }).await.expect("a turn");
+    assert!(turned.replies[0].is_ok(), "{:?}", turned.replies);
+}
+
+async fn claim(store: &PostgresStore, executor: &str) -> Turned {
+    let slots = BTreeMap::from([(alias(executor), 8)]);
+    store.turn(Turn { now: now(), claim: Claim::Due, slots, ..Turn::default() }).await.expect("a turn")
+}
+
+fn claimed(turned: &Turned) -> Vec<&str> {
+    turned.claimed.iter().map(|claimed| claimed.job.id.as_str()).collect()
+}
+
+async fn status(store: &PostgresStore, id: &str) -> (Status, Option<String>) {
+    let entry = store.get_job(&id.parse().expect("an id")).await.expect("an answer").expect("a job");
+    (entry.state.status(), entry.state.quarantine)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_where_its_executor_is_and_is_added_anywhere() {
+    if !crate::servers::there("postgres") {
+        return;
+    }
+    let server = Server::postgres(false);
+    let url = server.database();
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let mut nodes = Vec::new();
+    for (node, executor) in [("plain", "default"), ("strong", "gpu")] {
+        let store = open(&url, node, Duration::from_secs(30)).await;
+        let clock: Arc<dyn Clock> = Arc::new(store.clock());
+        let scheduler = Scheduler::new(clock.clone());
+        let told = told.clone();
+        let native = NativeExecutor::new(4, clock).with("m:f".parse().expect("a func"), move |claimed| {
+            let _ = told.send((node, claimed.job.id.to_string()));
+            async { Ok(serde_json::Value::Null) }
+        });
+        scheduler.add_executor(alias(executor), Arc::new(native)).await.expect("it is added");
+        scheduler.add_jobstore(Alias::default(), Arc::new(store)).await.expect("it is added");
+        scheduler.start().await.expect("it starts");
+        nodes.push(scheduler);
+    }
+    let add = async |at: &Scheduler, id: &str, executor: &str| {
+        let mut job = Job::new(id.parse().expect("an id"), "m:f".parse().expect("a func"), Trigger::now());
+        job.executor = alias(executor);
+        at.add_job(job, AddOptions::default()).await
+    };
+    // Which executors a node has, others know once it has taken a turn.
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while let Err(error) = add(&nodes[0], "a", "gpu").await {
+        assert!(tokio::time::Instant::now() < until, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    while let Err(error) = add(&nodes[1], "b", "default").await {
+        assert!(tokio::time::Instant::now() < until, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let nowhere = add(&nodes[0], "c", "none").await.expect_err("nobody has it");
+    assert_eq!(nowhere.code(), "executor_not_found");
+    let mut ran = Vec::new();
+    for _ in 0..2 {
+        ran.push(tokio::time::timeout(Duration::from_secs(20), heard.recv()).await.expect("it runs").expect("a run"));
+    }
+    ran.sort();
+    assert_eq!(ran, [("plain", "b".to_owned()), ("strong", "a".to_owned())]);
+    for node in nodes {
+        node.shutdown(Drain::For(Duration::from_secs(5))).await.expect("it ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_away_for_a_moment_quarantines_nothing() {
+    if !crate::servers::there("postgres") {
+        return;
+    }
+    let server = Server::postgres(false);
+    let url = server.database();
+    for (patience, expected) in [(Duration::from_secs(3600), Status::Active), (Duration::ZERO, Status::Quarantined)] {
+        let store = open(&url, "here", patience).await;
+        let id = format!("{expected:?}");
+        add(&store, &id, "gpu").await;
+        assert!(claim(&store, "default").await.claimed.is_empty());
+        assert_eq!(status(&store, &id).await.0, expected);
+        store.close().await.expect("it closes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_cannot_be_read_is_quarantined_as_it_is_and_holds_up_no_other() {
+    if !crate::servers::there("postgres") {
+        return;
+    }
+    let server = Server::postgres(false);
+    let url = server.database();
+    let store = open(&url, "here", Duration::ZERO).await;
+    add(&store, "a", "default").await;
+    add(&store, "b", "default").await;
+    let name = url.rsplit_once('/').expect("a name").1;
+    server.psql(name, "UPDATE sandclock.job SET state = '\\xfffe' WHERE id = 'a'").expect("it is spoiled");
+    let turned = claim(&store, "default").await;
+    assert_eq!(claimed(&turned), ["b"]);
+    let told = turned.events.iter().filter(|event| event.kind == EventKind::JobQuarantined);
+    assert_eq!(told.map(|event| event.job_id.as_ref().expect("a job").as_str()).collect::<Vec<_>>(), ["a"]);
+    let (is, why) = status(&store, "a").await;
+    assert_eq!((is, why.as_deref()), (Status::Quarantined, Some("its state cannot be decoded")));
+    assert!(claim(&store, "default").await.events.is_empty(), "it is told once");
+    let kept = server.psql(name, "SELECT encode(state, 'hex') FROM sandclock.job WHERE id = 'a'");
+    assert_eq!(kept.as_deref(), Some("fffe"), "what is stored of it stays as it is");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fire_time_that_was_claimed_before_stops_its_job_alone() {
+    if !crate::servers::there("postgres") {
+        return;
+    }
+    let server = Server::postgres(false);
+    let url = server.database();
+    let store = open(&url, "here", Duration::ZERO).await;
+    for id in ["a", "b", "c"] {
+        add(&store, id, "default").await;
+    }
+    // As it is when jobs come from an older backup than runs.
+    let before = "INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, body) \
+                  SELECT '\\x00', id, line, 1799999999000000, revision, 0, true, '{}' FROM sandclock.job WHERE id = 'b'";
+    server.psql(url.rsplit_once('/').expect("a name").1, before).expect("it is recorded");
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        all.extend(claimed(&claim(&store, "default").await).into_iter().map(str::to_owned));
+    }
+    all.sort();
+    assert_eq!(all, ["a", "c"]);
+    let (is, why) = status(&store, "b").await;
+    assert_eq!(is, Status::Quarantined);
+    assert!(why.expect("a reason").contains("claimed before"));
+}
