@@ -111,7 +111,9 @@ async fn fire(url: &str, nodes: usize, runs: usize) -> f64 {
     let first = connect(url, "loader").await;
     let due = Utc::now() - TimeDelta::seconds(5);
     let batch = Utc::now().timestamp_micros();
-    add(&first, (0..runs).map(|n| format!("j{batch}-{n}")), |_| Trigger::at(due)).await;
+    // Each fires once here, and would again.
+    let hourly = |_| Trigger::every(Duration::from_secs(3600)).unwrap().start(due);
+    add(&first, (0..runs).map(|n| format!("j{batch}-{n}")), hourly).await;
     first.close().await.unwrap();
     drain(url, nodes, runs).await
 }

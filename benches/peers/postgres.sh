@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 case $1 in
     3) packages=(APScheduler==3.11.2 SQLAlchemy 'psycopg[binary]') ;;
-    4) packages=(APScheduler==4.0.0a6 SQLAlchemy asyncpg sniffio) ;;
+    4) packages=(APScheduler==4.0.0a6 'SQLAlchemy[asyncio]' asyncpg sniffio) ;;
 esac
 venv=.venv/postgres$1
 if [ ! -x "$venv/bin/python" ]; then

@@ -69,9 +69,13 @@ impl<D: Dialect> Sql<D> {
         let refused = |e: sqlx::Error| Invalid::new("store", format!("{}…", D::SCHEME), e.to_string());
         let options = AnyConnectOptions::from_str(url).map_err(refused)?.disable_statement_logging();
         // A pool would try until its time is over, and not say why it could not.
-        let first = tokio::time::timeout(CONNECT_TIME_MAX, options.connect()).await;
-        let unreachable = |e: sqlx::Error| failed("cannot reach the database", e);
-        first.map_err(|_| lost())?.map_err(unreachable)?.close().await.map_err(unreachable)?;
+        let first = async {
+            let mut connection = options.connect().await?;
+            connection.execute(sqlx::raw_sql(D::SESSION)).await?;
+            connection.close().await
+        };
+        let first = tokio::time::timeout(CONNECT_TIME_MAX, first).await.map_err(|_| lost())?;
+        first.map_err(|e| failed("cannot use the database", e))?;
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(CONNECT_TIME_MAX)
