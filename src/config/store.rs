@@ -69,7 +69,18 @@ pub async fn open(url: Option<&str>, home: &Path, node: &str, lease: Duration) -
     check_url(url)?;
     let lock = HomeLock::take(home)?;
     let options = SharedOptions { node: node.to_owned(), lease, ..SharedOptions::default() };
-    let opened = match url.split_once("://") {
+    let opened = connect(url, options).await.map_err(|error| match error {
+        Error::StoreFailed { what, source } => Error::StoreFailed { what: format!("{what} ({})", shown(url)), source },
+        error => error,
+    })?;
+    Ok(Opened { lock: Some(Arc::new(lock)), ..opened })
+}
+
+/// Opens the store of a URL that is one of those that this program can open.
+async fn connect(url: &str, options: SharedOptions) -> Result<Opened> {
+    #[cfg(not(any(feature = "mysql", feature = "postgres", feature = "redis", feature = "sqlite")))]
+    drop(options);
+    match url.split_once("://") {
         #[cfg(feature = "postgres")]
         Some(("postgres" | "postgresql", _)) => crate::store::PostgresStore::connect(url, options).await.map(shared),
         #[cfg(feature = "mysql")]
@@ -79,12 +90,7 @@ pub async fn open(url: Option<&str>, home: &Path, node: &str, lease: Duration) -
         #[cfg(feature = "redis")]
         Some(("redis" | "rediss", _)) => crate::store::RedisStore::connect(url, options).await.map(shared),
         _ => unreachable!("`check_url` refuses what is not built in"),
-    };
-    let opened = opened.map_err(|error| match error {
-        Error::StoreFailed { what, source } => Error::StoreFailed { what: format!("{what} ({})", shown(url)), source },
-        error => error,
-    })?;
-    Ok(Opened { lock: Some(Arc::new(lock)), ..opened })
+    }
 }
 
 async fn open_home(home: &Path, node: &str) -> Result<Opened> {

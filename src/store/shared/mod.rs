@@ -6,6 +6,7 @@
 //! A node holds a lease, by the database's clock. Each turn checks it. What a node was running when its
 //! lease ran out is ended as interrupted by whoever notices first; its own word comes too late then.
 
+mod attempt;
 mod clock;
 mod database;
 mod lease;
@@ -14,6 +15,7 @@ mod lines;
 mod ports;
 mod turn;
 
+use attempt::Working;
 pub use clock::DatabaseClock;
 pub use database::*;
 use lease::{Keeper, lock};
@@ -22,8 +24,8 @@ pub use lines::{Levels, Lines, Reason};
 
 use super::record::{StoredEvent, as_of, decode_job};
 use super::{
-    Change, Claimed, Counts, JobEntry, JobFilter, JobStore, List, Node, Nodes, PAGE_MAX, Page, Retention, RunFilter,
-    Turn, Turned, closed, row,
+    Counts, JobEntry, JobFilter, JobStore, List, Node, Nodes, PAGE_MAX, Page, Retention, RunFilter, Turn, Turned,
+    closed, row,
 };
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -32,27 +34,17 @@ use crate::lease::Lease;
 use crate::run::{Run, RunId, RunLogs};
 use crate::values::Values;
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
-use lru::LruCache;
+use chrono::{DateTime, Utc};
 use ports::Plugins;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::num::NonZeroUsize;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
-use turn::{Decided, Subject, Taken, Timing, decode_arguments, decode_definitions, decode_run, details};
+use turn::{decode_arguments, decode_run};
 use ulid::Ulid;
 
-/// How often a turn that lost a race is taken again.
-const RACES_MAX: usize = 10;
-const RACE_PAUSE: Duration = Duration::from_millis(20);
-/// How long a turn waits to learn what became of its commit.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
-const SETTLE_EVERY: Duration = Duration::from_millis(100);
-/// Definitions that are kept decoded.
-const DEFINITIONS_MAX: usize = 16_384;
 /// How often a node forgets what is older than is kept.
 const PRUNE_EVERY: Duration = Duration::from_secs(5);
 
@@ -100,100 +92,6 @@ pub struct SharedStore<D: Database> {
     tasks: std::sync::Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
-/// What is kept from turn to turn. All of it can be lost.
-pub struct Working {
-    /// The lease that these are of.
-    lease: u64,
-    /// Turns of the lease that were committed.
-    turns: u64,
-    last_id: Ulid,
-    /// Runs that this node has claimed and whose end is not recorded yet.
-    live: HashMap<RunId, Run>,
-    /// The revisions of the jobs whose runs were claimed ahead.
-    held: HashMap<RunId, u64>,
-    /// The jobs of those are to be looked at; and when they were.
-    look: bool,
-    looked: Option<tokio::time::Instant>,
-    /// Lanes that no node serves, and since when this node has seen that.
-    orphans: BTreeMap<String, tokio::time::Instant>,
-    definitions: LruCache<JobId, (u64, Arc<Job>)>,
-    /// A turn that nobody answered for.
-    doubtful: Option<Box<Doubtful>>,
-    /// Runs of such a turn that nobody started, until a turn has recorded that; and ends that it recorded,
-    /// which will be told again.
-    owed: Vec<RunId>,
-    settled: HashSet<RunId>,
-}
-
-impl Working {
-    /// Lanes that nobody has served for longer than `patience`.
-    fn abandoned(&self, patience: Duration) -> BTreeSet<String> {
-        let abandoned = self.orphans.iter().filter(|(_, since)| since.elapsed() >= patience);
-        abandoned.map(|(lane, _)| lane.clone()).collect()
-    }
-
-    /// Notes which lanes nobody serves; true if more of them are abandoned than the turn knew of.
-    fn note_orphans(&mut self, orphans: &[String], wanted: &Wanted, patience: Duration) -> bool {
-        self.orphans.retain(|lane, _| orphans.contains(lane));
-        for lane in orphans {
-            self.orphans.entry(lane.clone()).or_insert_with(tokio::time::Instant::now);
-        }
-        self.abandoned(patience).iter().any(|lane| !wanted.abandoned.contains(lane))
-    }
-}
-
-struct Doubtful {
-    turn: u64,
-    claimed: Vec<RunId>,
-    finished: Vec<RunId>,
-}
-
-/// Why a turn is to be taken again.
-enum Again {
-    Now,
-    WithoutTakingOver(u64),
-    WithNewLease(u64),
-    /// A fire time of one of these was claimed before.
-    Without(Vec<(JobId, Alias)>),
-    Failed(Error),
-}
-
-/// How a turn is taken again.
-#[derive(Default)]
-struct Care {
-    leaves_the_dead: bool,
-    /// It claims one run of this executor, so that it is known whose fire time was claimed before.
-    one_of: Option<Alias>,
-    /// Its fire time was claimed before.
-    amiss: Option<JobId>,
-}
-
-impl Care {
-    /// The turn, as it is taken now.
-    fn apply(&self, turn: &Turn) -> Turn {
-        let mut turn = turn.clone();
-        if let Some(executor) = &self.one_of {
-            turn.ahead = false;
-            for (alias, free) in &mut turn.slots {
-                *free = usize::from(alias == executor).min(*free);
-            }
-        }
-        if let Some(id) = self.amiss.clone() {
-            let reason = "its next fire time was claimed before (is the database another one than it was, from a \
-                          backup or after a failover?)"
-                .into();
-            turn.changes.push(Change::Quarantine { id, reason });
-        }
-        turn
-    }
-}
-
-impl From<Error> for Again {
-    fn from(error: Error) -> Self {
-        Again::Failed(error)
-    }
-}
-
 impl<D: Database> SharedStore<D> {
     /// Opens a store on a database and begins a lease.
     pub async fn open(database: D, options: SharedOptions) -> Result<Self> {
@@ -203,21 +101,6 @@ impl<D: Database> SharedStore<D> {
         keeper.lease().await?;
         keeper.watch().await?;
         let plugins = Plugins::load(&*database).await?;
-        let capacity = NonZeroUsize::new(DEFINITIONS_MAX).unwrap_or(NonZeroUsize::MIN);
-        let working = Working {
-            lease: 0,
-            turns: 0,
-            last_id: Ulid::from_parts(0, super::entropy()),
-            live: HashMap::new(),
-            held: HashMap::new(),
-            look: false,
-            looked: None,
-            orphans: BTreeMap::new(),
-            definitions: LruCache::new(capacity),
-            doubtful: None,
-            owed: Vec::new(),
-            settled: HashSet::new(),
-        };
         let keep = tokio::spawn(keeper.clone().keep());
         let prune = tokio::spawn(prune(database.clone(), keeper.clone(), options.retention));
         Ok(SharedStore {
@@ -225,7 +108,7 @@ impl<D: Database> SharedStore<D> {
             node: options.node.as_str().into(),
             options,
             keeper,
-            working: Mutex::new(working),
+            working: Mutex::new(Working::new()),
             plugins,
             closed: AtomicBool::new(false),
             tasks: std::sync::Mutex::new(vec![AbortOnDropHandle::new(keep), AbortOnDropHandle::new(prune)]),
@@ -239,176 +122,6 @@ impl<D: Database> SharedStore<D> {
 
     fn open_database(&self) -> Result<&D> {
         if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(&self.database) }
-    }
-
-    /// One attempt at a turn.
-    async fn attempt(&self, working: &mut Working, mut turn: Turn, takes_over: bool) -> Result<Turned, Again> {
-        let lease = self.keeper.lease().await?;
-        if working.lease != lease {
-            // Runs of the old lease are for whoever takes it over, and their ends will come too late.
-            (working.lease, working.turns, working.doubtful) = (lease, 0, None);
-            working.owed.clear();
-        }
-        if !self.keeper.trust.holds() {
-            self.keeper.renew().await?;
-        }
-        // What it may not run it does not claim.
-        if !(self.keeper.may_claim() && self.keeper.trust.holds()) {
-            turn.claim = super::Claim::Nothing;
-        }
-        self.settle(working, &mut turn).await?;
-        let dead = if takes_over { self.keeper.dead().await? } else { None };
-        if let Some(dead) = &dead {
-            tracing::warn!(
-                node = dead.node,
-                lease = dead.lease,
-                runs = dead.left.runs.len(),
-                "a node's lease has run out; its runs are taken over"
-            );
-        }
-        let number = (lease, working.turns + 1);
-        let lead = TimeDelta::from_std(self.options.lead).unwrap_or_default();
-        working.look |= self.keeper.take_hint();
-        let look = working.look || working.looked.is_none_or(|looked| looked.elapsed() >= self.options.poll);
-        let timing = Timing { lead, look, patience: self.options.patience };
-        let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number, timing).await?;
-        let (mut transaction, loaded) = match self.database.load(&subject.wanted).await? {
-            Load::Loaded(transaction, loaded) => (transaction, loaded),
-            Load::Conflict => return Err(Again::Now),
-            Load::LeaseLost => return Err(Again::WithNewLease(lease)),
-            Load::NotFenced => return Err(Again::WithoutTakingOver(subject.wanted.fenced.unwrap_or_default())),
-        };
-        if subject.wanted.orphans > 0 && working.note_orphans(&loaded.orphans, &subject.wanted, self.options.patience) {
-            self.database.abandon(transaction).await;
-            return Err(Again::Now);
-        }
-        // Before the commit: what fails after it would be forgotten.
-        self.plugins.refresh(&*self.database, loaded.catalog).await?;
-        let mut definitions = HashMap::new();
-        for row in &loaded.jobs {
-            if let Some((revision, job)) = working.definitions.get(&row.id)
-                && *revision == row.revision
-            {
-                definitions.insert(row.id.clone(), Ok(job.clone()));
-            }
-        }
-        let wanted = details(&loaded, |id| definitions.contains_key(id));
-        let found = match wanted.is_empty() {
-            true => Found::default(),
-            false => self.database.details(&mut transaction, &wanted).await?,
-        };
-        let revisions: HashMap<&JobId, u64> = loaded.jobs.iter().map(|row| (&row.id, row.revision)).collect();
-        for (id, job) in decode_definitions(&found) {
-            if let (Ok(job), Some(revision)) = (&job, revisions.get(&id)) {
-                working.definitions.put(id.clone(), (*revision, job.clone()));
-            }
-            definitions.insert(id, job);
-        }
-        let withdrawn = turn.withdrawn.clone();
-        let finished: Vec<RunId> = turn.finished.iter().map(|finished| finished.run).collect();
-        let (alias, node) = (&self.options.alias, &self.node);
-        let (held, own) = (&working.held, &working.live);
-        let taken = Taken { alias, node, lease, lead, held, own, loaded, found, definitions };
-        let decided = taken.decide(turn, subject, working.last_id)?;
-        let Decided { mut turned, written, defined, going, last_id } = decided;
-        // An id that was made is never made again, whatever becomes of the turn.
-        working.last_id = last_id;
-        let ahead = turned.claimed.iter().zip(&written.begun).filter(|(claimed, _)| claimed.run.starts.is_some());
-        let held: Vec<(RunId, u64)> = ahead.map(|(_, row)| (row.id, row.revision)).collect();
-        if !written.is_empty() {
-            let cancels = !written.cancel.is_empty();
-            let first = self.commit(working, transaction, written, (&turned.claimed, &finished)).await?;
-            for (event, seq) in turned.events.iter_mut().zip(first..) {
-                event.seq = seq;
-            }
-            if cancels {
-                self.database.hint().await;
-            }
-        } else {
-            self.database.abandon(transaction).await;
-        }
-        for run in finished.iter().chain(&withdrawn) {
-            working.live.remove(run);
-        }
-        working.live.extend(going.into_iter().filter(|run| run.node == self.node).map(|run| (run.id, run)));
-        working.held.retain(|run, _| working.live.get(run).is_some_and(|run| run.starts.is_some()));
-        working.held.extend(held);
-        for (job, revision) in defined {
-            working.definitions.put(job.id.clone(), (revision, job));
-        }
-        turned.cancel.extend(self.keeper.cancelled());
-        if look {
-            (working.look, working.looked) = (false, Some(tokio::time::Instant::now()));
-        }
-        working.owed.clear();
-        working.settled.clear();
-        Ok(turned)
-    }
-
-    /// Learns what became of the last turn, if nobody said: runs that it claimed were never started, and
-    /// ends that it recorded need not be recorded again.
-    async fn settle(&self, working: &mut Working, turn: &mut Turn) -> Result<()> {
-        if let Some(doubtful) = &working.doubtful
-            && self.database.settled(working.lease, doubtful.turn).await?.is_some()
-        {
-            for run in &doubtful.finished {
-                working.live.remove(run);
-            }
-            working.settled.extend(&doubtful.finished);
-            working.owed.extend(&doubtful.claimed);
-            working.turns = doubtful.turn;
-        }
-        working.doubtful = None;
-        turn.finished.retain(|finished| !working.settled.contains(&finished.run));
-        let lost = |run: &RunId| super::Finished::of(*run, turn.now, crate::run::Outcome::Interrupted);
-        turn.finished.extend(working.owed.iter().map(lost));
-        Ok(())
-    }
-
-    /// Commits, and finds out whether it was committed if nobody says. Gives the number of the first
-    /// event.
-    async fn commit(
-        &self,
-        working: &mut Working,
-        transaction: D::Transaction,
-        written: Written,
-        (claimed, finished): (&[Claimed], &[RunId]),
-    ) -> Result<u64, Again> {
-        let (lease, turn) = (written.lease, written.turn);
-        let error = match self.database.commit(transaction, written).await {
-            Ok(committed) => {
-                working.turns = turn;
-                return Ok(committed.first_event);
-            }
-            Err(CommitError::Conflict) => return Err(Again::Now),
-            Err(CommitError::Failed(error)) => return Err(Again::Failed(error)),
-            Err(CommitError::ClaimedBefore) => {
-                let of = |claimed: &Claimed| (claimed.job.id.clone(), claimed.job.executor.clone());
-                return Err(Again::Without(claimed.iter().map(of).collect()));
-            }
-            Err(CommitError::Unknown(error)) => error,
-        };
-        tracing::warn!(error = error.chain(), "nobody answered whether a turn was committed; asking");
-        let asking = async {
-            loop {
-                match self.database.settled(lease, turn).await {
-                    Ok(settled) => break settled,
-                    Err(_) => tokio::time::sleep(SETTLE_EVERY).await,
-                }
-            }
-        };
-        match tokio::time::timeout(SETTLE_TIME_MAX, asking).await {
-            Ok(Some(first)) => {
-                working.turns = turn;
-                Ok(first)
-            }
-            Ok(None) => Err(Again::Now),
-            Err(_) => {
-                let claimed = claimed.iter().map(|claimed| claimed.run.id).collect();
-                working.doubtful = Some(Box::new(Doubtful { turn, claimed, finished: finished.to_vec() }));
-                Err(Again::Failed(error))
-            }
-        }
     }
 
     /// A job's entry, of what was read.
@@ -462,34 +175,11 @@ impl<D: Database> JobStore for SharedStore<D> {
             self.keeper.renew().await?;
             self.keeper.watch().await?;
         }
-        let mut care = Care::default();
-        for _ in 0..RACES_MAX {
-            match self.attempt(&mut working, care.apply(&turn), !care.leaves_the_dead).await {
-                Ok(turned) => {
-                    if !turn.changes.is_empty() {
-                        self.database.hint().await;
-                    }
-                    return Ok(turned);
-                }
-                Err(Again::Now) => tokio::time::sleep(RACE_PAUSE).await,
-                Err(Again::WithoutTakingOver(dead)) => {
-                    self.keeper.forget(dead);
-                    care.leaves_the_dead = true;
-                }
-                Err(Again::Without(claimed)) => match claimed.as_slice() {
-                    [(id, _)] => care = Care { amiss: Some(id.clone()), one_of: None, ..care },
-                    [(_, executor), ..] => care.one_of = Some(executor.clone()),
-                    [] => {
-                        let what = "a fire time was to be recorded that has been recorded before".into();
-                        return Err(Error::StoreFailed { what, source: None });
-                    }
-                },
-                Err(Again::WithNewLease(lease)) => self.keeper.lose(lease),
-                Err(Again::Failed(error)) => return Err(error),
-            }
+        let turned = self.take(&mut working, &turn).await?;
+        if !turn.changes.is_empty() {
+            self.database.hint().await;
         }
-        let what = format!("a turn lost {RACES_MAX} races with other nodes");
-        Err(Error::StoreFailed { what, source: None })
+        Ok(turned)
     }
 
     fn lease(&self) -> Lease {

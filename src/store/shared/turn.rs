@@ -1,9 +1,10 @@
 //! One turn of a shared store: which jobs it is about, what the table makes of them, and what of that
 //! is to be written.
 
+use super::attempt::Working;
 use super::database::{Database, Details, Found, JobRow, LaneWanted, Loaded, RunRow, Wanted, Written};
 use super::lease::Dead;
-use super::{Working, micros, time};
+use super::{micros, time};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind};
 use crate::job::{Alias, Arguments, Job, JobId, JobState, Origin, Status};
