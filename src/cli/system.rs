@@ -110,10 +110,10 @@ pub async fn shift(client: &Client, output: Output, verb: &str) -> Done {
     if client.is_local() {
         return Err(Failure::failed("no daemon runs on this home (`sandclock serve` starts one)"));
     }
+    let alone = verb != "pause" || client.get::<List<Node>>("/v1/nodes").await?.items.is_empty();
     client.post::<Value>(&format!("/v1/scheduler/{verb}"), &Value::Null).await?;
-    let nodes: List<Node> = client.get("/v1/nodes").await?;
     let done = match verb {
-        "pause" if nodes.items.is_empty() => "the daemon fires nothing until `sandclock resume`",
+        "pause" if alone => "the daemon fires nothing until `sandclock resume`",
         "pause" => "this node fires nothing until `sandclock resume`; others that share its store are not paused",
         "resume" => "the daemon fires what is due",
         _ => "the daemon lets runs end and stops",

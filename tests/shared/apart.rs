@@ -17,9 +17,12 @@ fn alias(name: &str) -> Alias {
     name.parse().expect("an alias")
 }
 
-async fn open(url: &str, node: &str, patience: Duration) -> PostgresStore {
-    let options = SharedOptions { node: node.into(), lead: Duration::ZERO, patience, ..SharedOptions::default() };
-    PostgresStore::connect(url, options).await.expect("the store opens")
+/// How a store is opened.
+trait Open: AsyncFn(String, SharedOptions) -> PostgresStore {}
+impl<F: AsyncFn(String, SharedOptions) -> PostgresStore> Open for F {}
+
+fn options(node: &str, patience: Duration) -> SharedOptions {
+    SharedOptions { node: node.into(), lead: Duration::ZERO, patience, ..SharedOptions::default() }
 }
 
 async fn add(store: &PostgresStore, id: &str, executor: &str) {
@@ -45,17 +48,12 @@ async fn status(store: &PostgresStore, id: &str) -> (Status, Option<String>) {
     (entry.state.status(), entry.state.quarantine)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_runs_where_its_executor_is_and_is_added_anywhere() {
-    if !crate::servers::there("postgres") {
-        return;
-    }
-    let server = Server::postgres(false);
+async fn runs_apart(server: Server, open: impl Open) {
     let url = server.database();
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let mut nodes = Vec::new();
     for (node, executor) in [("plain", "default"), ("strong", "gpu")] {
-        let store = open(&url, node, Duration::from_secs(30)).await;
+        let store = open(url.clone(), options(node, Duration::from_secs(30))).await;
         let clock: Arc<dyn Clock> = Arc::new(store.clock());
         let scheduler = Scheduler::new(clock.clone());
         let told = told.clone();
@@ -96,15 +94,10 @@ async fn a_job_runs_where_its_executor_is_and_is_added_anywhere() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_is_away_for_a_moment_quarantines_nothing() {
-    if !crate::servers::there("postgres") {
-        return;
-    }
-    let server = Server::postgres(false);
+async fn waits_for_nodes(server: Server, open: impl Open) {
     let url = server.database();
     for (patience, expected) in [(Duration::from_secs(3600), Status::Active), (Duration::ZERO, Status::Quarantined)] {
-        let store = open(&url, "here", patience).await;
+        let store = open(url.clone(), options("here", patience)).await;
         let id = format!("{expected:?}");
         add(&store, &id, "gpu").await;
         assert!(claim(&store, "default").await.claimed.is_empty());
@@ -113,17 +106,13 @@ async fn a_node_that_is_away_for_a_moment_quarantines_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_that_cannot_be_read_is_quarantined_as_it_is_and_holds_up_no_other() {
-    if !crate::servers::there("postgres") {
-        return;
-    }
-    let server = Server::postgres(false);
+async fn sets_aside_what_cannot_be_read(server: Server, open: impl Open) {
     let url = server.database();
-    let store = open(&url, "here", Duration::ZERO).await;
+    let store = open(url.clone(), options("here", Duration::ZERO)).await;
     add(&store, "a", "default").await;
     add(&store, "b", "default").await;
     let name = url.rsplit_once('/').expect("a name").1;
+    let sound = server.psql(name, "SELECT encode(state, 'hex') FROM sandclock.job WHERE id = 'a'").expect("a state");
     server.psql(name, "UPDATE sandclock.job SET state = '\\xfffe' WHERE id = 'a'").expect("it is spoiled");
     let turned = claim(&store, "default").await;
     assert_eq!(claimed(&turned), ["b"]);
@@ -134,16 +123,18 @@ async fn a_job_that_cannot_be_read_is_quarantined_as_it_is_and_holds_up_no_other
     assert!(claim(&store, "default").await.events.is_empty(), "it is told once");
     let kept = server.psql(name, "SELECT encode(state, 'hex') FROM sandclock.job WHERE id = 'a'");
     assert_eq!(kept.as_deref(), Some("fffe"), "what is stored of it stays as it is");
+    // Another program may be able to read it: then it can be released.
+    server.psql(name, &format!("UPDATE sandclock.job SET state = '\\x{sound}' WHERE id = 'a'")).expect("it is mended");
+    assert_eq!(status(&store, "a").await.0, Status::Quarantined);
+    let changes = vec![Change::Release { id: "a".parse().expect("an id") }];
+    let turned = store.turn(Turn { now: now(), changes, ..Turn::default() }).await.expect("a turn");
+    assert!(turned.replies[0].is_ok(), "{:?}", turned.replies);
+    assert_eq!(claimed(&claim(&store, "default").await), ["a"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fire_time_that_was_claimed_before_stops_its_job_alone() {
-    if !crate::servers::there("postgres") {
-        return;
-    }
-    let server = Server::postgres(false);
+async fn sets_aside_what_was_claimed(server: Server, open: impl Open) {
     let url = server.database();
-    let store = open(&url, "here", Duration::ZERO).await;
+    let store = open(url.clone(), options("here", Duration::ZERO)).await;
     for id in ["a", "b", "c"] {
         add(&store, id, "default").await;
     }
@@ -161,3 +152,32 @@ async fn a_fire_time_that_was_claimed_before_stops_its_job_alone() {
     assert_eq!(is, Status::Quarantined);
     assert!(why.expect("a reason").contains("claimed before"));
 }
+
+test_on!(
+    a_job_runs_where_its_executor_is_and_is_added_anywhere,
+    "postgres",
+    PostgresStore,
+    Server::postgres(false),
+    runs_apart
+);
+test_on!(
+    a_node_that_is_away_for_a_moment_quarantines_nothing,
+    "postgres",
+    PostgresStore,
+    Server::postgres(false),
+    waits_for_nodes
+);
+test_on!(
+    a_job_that_cannot_be_read_is_quarantined_as_it_is_and_holds_up_no_other,
+    "postgres",
+    PostgresStore,
+    Server::postgres(false),
+    sets_aside_what_cannot_be_read
+);
+test_on!(
+    a_fire_time_that_was_claimed_before_stops_its_job_alone,
+    "postgres",
+    PostgresStore,
+    Server::postgres(false),
+    sets_aside_what_was_claimed
+);

@@ -23,6 +23,7 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
 /// Definitions that are kept decoded.
 const DEFINITIONS_MAX: usize = 16_384;
+
 /// What is kept from turn to turn. All of it can be lost.
 pub struct Working {
     /// The lease that these are of.

@@ -93,11 +93,13 @@ pub trait Lines: Send {
         }
         let served = self.served().await?;
         unserved.retain(|lane| !served.contains(lane));
-        for lane in unserved.iter().filter(|lane| self.wanted().abandoned.contains(*lane)).cloned().collect::<Vec<_>>()
-        {
-            for priority in &levels[&lane] {
+        for lane in &unserved {
+            if !self.wanted().abandoned.contains(lane) {
+                continue;
+            }
+            for priority in &levels[lane] {
                 if left > 0 {
-                    left = left.saturating_sub(self.take(&lane, *priority, left).await?);
+                    left = left.saturating_sub(self.take(lane, *priority, left).await?);
                 }
             }
         }

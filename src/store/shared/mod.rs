@@ -25,11 +25,11 @@ pub use lines::{Levels, Lines, Reason};
 use super::record::{StoredEvent, as_of, decode_job};
 use super::{
     Counts, JobEntry, JobFilter, JobStore, List, Node, Nodes, PAGE_MAX, Page, Retention, RunFilter, Turn, Turned,
-    closed, row,
+    closed,
 };
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::job::{Alias, Job, JobId, JobState};
+use crate::job::{Alias, Job, JobId};
 use crate::lease::Lease;
 use crate::run::{Run, RunId, RunLogs};
 use crate::values::Values;
@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
-use turn::{decode_arguments, decode_run};
+use turn::{Read, decode_arguments, decode_run, read_job};
 use ulid::Ulid;
 
 /// How often a node forgets what is older than is kept.
@@ -131,12 +131,7 @@ impl<D: Database> SharedStore<D> {
             false => Vec::new(),
         };
         let arguments = decode_arguments(&arguments);
-        let decoded = row::decode(&row.state, |id| arguments.get(&id).cloned());
-        let Some((mut state, _)) = decoded else {
-            let state = JobState { quarantine: Some(turn::UNREADABLE.to_owned()), ..JobState::default() };
-            return Ok(JobEntry { id: row.id.clone(), job: None, state });
-        };
-        let job = decode_job(definition).map_err(|reason| state.quarantine = Some(reason)).ok();
+        let Read { job, state, .. } = read_job(row, &arguments, Some(decode_job(definition)));
         Ok(JobEntry { id: row.id.clone(), job, state })
     }
 }

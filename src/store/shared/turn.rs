@@ -191,7 +191,7 @@ pub fn details(loaded: &Loaded, known: impl Fn(&JobId) -> bool) -> Details {
 #[derive(Default)]
 struct Before {
     jobs: BTreeMap<JobId, (JobRow, JobState)>,
-    /// Those that cannot be decoded: what is stored of them stays as it is.
+    /// Those whose state cannot be decoded: what is stored of it stays as it is.
     unreadable: BTreeSet<JobId>,
     /// What is to be told of them.
     told: Vec<Event>,
@@ -257,21 +257,15 @@ impl Taken<'_> {
         let mut rows = std::mem::take(&mut self.loaded.jobs);
         rows.sort_by(|a, b| (a.line, a.ticket, &a.id).cmp(&(b.line, b.ticket, &b.id)));
         for mut row in rows {
-            let decoded = row::decode(&row.state, |id| arguments.get(&id).cloned());
-            let (state, job) = match (decoded, self.definitions.remove(&row.id)) {
-                (Some((state, _)), Some(Ok(job))) => (state, Some(job)),
-                (Some((state, _)), None) => (state, None),
-                (decoded, definition) => {
-                    let reason = definition.and_then(Result::err).unwrap_or_else(|| UNREADABLE.to_owned());
-                    if row.status != status_code(Status::Quarantined) {
-                        let event = Event::new(EventKind::JobQuarantined, now, self.alias.clone()).job(&row.id);
-                        before.told.push(event.detail(reason.clone()));
-                    }
-                    before.unreadable.insert(row.id.clone());
-                    let state = decoded.map(|(state, _)| state).unwrap_or_default();
-                    (JobState { quarantine: Some(reason), ..state }, None)
-                }
-            };
+            let Read { job, state, whole } = read_job(&row, &arguments, self.definitions.remove(&row.id));
+            if !whole {
+                before.unreadable.insert(row.id.clone());
+            }
+            let broken = state.quarantine.as_ref().filter(|_| job.is_none());
+            if let Some(reason) = broken.filter(|_| row.status != status_code(Status::Quarantined)) {
+                let event = Event::new(EventKind::JobQuarantined, now, self.alias.clone()).job(&row.id);
+                before.told.push(event.detail(reason.clone()));
+            }
             let forgotten = subject.unasked.contains(&row.id) && state.question.is_some();
             row.asked = row.asked.filter(|_| !forgotten);
             let mut position = Position {
@@ -284,7 +278,7 @@ impl Taken<'_> {
                 manual: row.manual.map(time),
                 unasked: row.wake == Some(0) || forgotten,
             };
-            if before.unreadable.contains(&row.id) {
+            if broken.is_some() {
                 position = position.nowhere();
             }
             table.put_back(&row.id, job, state.clone(), &position);
@@ -294,8 +288,37 @@ impl Taken<'_> {
     }
 }
 
-/// Why a job is quarantined whose state cannot be decoded.
-pub const UNREADABLE: &str = "its state cannot be decoded";
+/// A job, as far as it can be decoded; its state says what could not be.
+pub struct Read {
+    pub job: Option<Arc<Job>>,
+    pub state: JobState,
+    /// The state could be.
+    pub whole: bool,
+}
+
+/// Reads a job. `definition` is its own, or why that cannot be decoded, if there is one.
+pub fn read_job(
+    row: &JobRow,
+    arguments: &HashMap<RunId, Arc<Arguments>>,
+    definition: Option<Result<Arc<Job>, String>>,
+) -> Read {
+    let decoded = row::decode(&row.state, |id| arguments.get(&id).cloned());
+    let whole = decoded.is_some();
+    let mut state = decoded.map(|(state, _)| state).unwrap_or_default();
+    // One that could not be decoded before, by another program perhaps, is out of its line until it is released.
+    if !whole || (state.quarantine.is_none() && row.status == status_code(Status::Quarantined)) {
+        state.quarantine = Some("its state cannot be decoded".to_owned());
+    }
+    let job = match definition {
+        Some(Ok(job)) => whole.then_some(job),
+        Some(Err(reason)) => {
+            state.quarantine = Some(reason);
+            None
+        }
+        None => None,
+    };
+    Read { job, state, whole }
+}
 
 fn lost_event(alias: &Alias, now: DateTime<Utc>, node: &str, runs: usize) -> Event {
     let detail = format!("nothing is heard of node `{node}`; {runs} of its runs are taken over");
