@@ -7,7 +7,7 @@
 #[path = "../tests/servers/mod.rs"]
 mod servers;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sandclock::store::{Change, Claim, Conflict, Nodes, PostgresStore, SharedOptions, SledOptions, Turn};
 use sandclock::*;
 use servers::{Databases, Server};
@@ -90,15 +90,20 @@ async fn connect(url: &str, node: &str) -> PostgresStore {
     PostgresStore::connect(url, options).await.unwrap()
 }
 
-/// Adds jobs, a few hundred in a turn.
-async fn add(store: &dyn JobStore, ids: impl Iterator<Item = String>, trigger: impl Fn(usize) -> Trigger) {
+/// Adds jobs at a time, a thousand in a turn.
+async fn add(
+    store: &dyn JobStore,
+    ids: impl Iterator<Item = String>,
+    now: DateTime<Utc>,
+    trigger: impl Fn(usize) -> Trigger,
+) {
     let mut changes = Vec::new();
     let mut ids = ids.enumerate().peekable();
     while let Some((n, id)) = ids.next() {
         let job = Box::new(Job::new(id.parse().unwrap(), "m:f".parse().unwrap(), trigger(n)));
         changes.push(Change::Add { job, paused: false, conflict: Conflict::Replace, first: None });
         if changes.len() == 1000 || ids.peek().is_none() {
-            let turn = Turn { now: Utc::now(), changes: std::mem::take(&mut changes), ..Turn::default() };
+            let turn = Turn { now, changes: std::mem::take(&mut changes), ..Turn::default() };
             for reply in store.turn(turn).await.unwrap().replies {
                 reply.unwrap();
             }
@@ -113,7 +118,7 @@ async fn fire(url: &str, nodes: usize, runs: usize) -> f64 {
     let batch = Utc::now().timestamp_micros();
     // Each fires once here, and would again.
     let hourly = |_| Trigger::every(Duration::from_secs(3600)).unwrap().start(due);
-    add(&first, (0..runs).map(|n| format!("j{batch}-{n}")), hourly).await;
+    add(&first, (0..runs).map(|n| format!("j{batch}-{n}")), due, hourly).await;
     first.close().await.unwrap();
     drain(url, nodes, runs).await
 }
@@ -153,7 +158,8 @@ async fn drain(url: &str, nodes: usize, runs: usize) -> f64 {
 async fn among(url: &str, jobs: usize, runs: usize) -> f64 {
     let store = connect(url, "loader").await;
     let far = Utc::now() + TimeDelta::days(300);
-    add(&store, (0..jobs).map(|n| format!("idle{n}")), |n| Trigger::at(far + TimeDelta::seconds(n as i64))).await;
+    add(&store, (0..jobs).map(|n| format!("idle{n}")), Utc::now(), |n| Trigger::at(far + TimeDelta::seconds(n as i64)))
+        .await;
     store.close().await.unwrap();
     fire(url, 1, runs).await
 }
@@ -167,7 +173,8 @@ fn pgbench(server: &Server) -> f64 {
     let due = Utc::now() - TimeDelta::days(1);
     runtime.block_on(async {
         let store = connect(&url, "loader").await;
-        add(&store, (0..60_000).map(|n| format!("j{n}")), |_| Trigger::every(Duration::from_secs(3600)).unwrap()).await;
+        let hourly = |_| Trigger::every(Duration::from_secs(3600)).unwrap();
+        add(&store, (0..60_000).map(|n| format!("j{n}")), due, hourly).await;
         store.close().await.unwrap();
     });
     let due = due.timestamp_micros();
@@ -287,7 +294,7 @@ async fn takeover(server: &Server) {
         let lives = PostgresStore::connect(&url, options("lives")).await.unwrap();
         let id = format!("j{n}");
         let due = Utc::now() - TimeDelta::seconds(1);
-        add(&dies, std::iter::once(id), |_| Trigger::at(due)).await;
+        add(&dies, std::iter::once(id), due, |_| Trigger::at(due)).await;
         let turn = || Turn {
             now: Utc::now(),
             claim: Claim::Due,

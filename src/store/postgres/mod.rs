@@ -395,7 +395,7 @@ impl Database for Postgres {
         // begins after it sees them.
         let sql = format!(
             "BEGIN; SELECT 1 FROM lease WHERE lease = {lease} FOR UPDATE; \
-             UPDATE lease SET fenced = true WHERE lease = {lease}; \
+             UPDATE lease SET until = 0 WHERE lease = {lease}; \
              DELETE FROM lease WHERE lease = {lease} \
              AND NOT EXISTS (SELECT 1 FROM run WHERE lease = {lease} AND NOT ended) \
              AND NOT EXISTS (SELECT 1 FROM job WHERE asked = {lease}); \
@@ -410,18 +410,18 @@ impl Database for Postgres {
     }
 
     async fn evict(&self, lease: u64) -> Result<()> {
-        self.query("UPDATE lease SET fenced = true WHERE lease = $1", &[&(lease as i64)]).await.map(|_| ())
+        self.query("UPDATE lease SET until = 0 WHERE lease = $1", &[&(lease as i64)]).await.map(|_| ())
     }
 
     async fn nodes(&self) -> Result<Vec<NodeState>> {
-        let sql =
-            "SELECT lease, node, lanes, CASE WHEN fenced THEN 0 ELSE until - micros() END FROM lease ORDER BY lease";
+        let sql = "SELECT lease, node, lanes, CASE WHEN fenced THEN 0 ELSE until - micros() END, fenced FROM lease ORDER BY lease";
         let state = |row: &Row| {
             let left: i64 = row.get(3);
             NodeState {
                 lease: row.get::<_, i64>(0) as u64,
                 row: NodeRow { name: row.get(1), lanes: row.get(2) },
                 left: u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_micros),
+                told: row.get(4),
                 claims: true,
             }
         };

@@ -71,7 +71,9 @@ impl Statements {
         let load = [
             "SELECT 1 FROM lease WHERE lease = $1 AND NOT fenced AND until > micros() FOR KEY SHARE".to_owned(),
             "SELECT 1 FROM turn WHERE lease = $1 FOR UPDATE".to_owned(),
-            "UPDATE lease SET fenced = true WHERE lease = $1 AND (fenced OR until <= micros()) RETURNING 1".to_owned(),
+            "UPDATE lease SET fenced = true FROM (SELECT fenced AS told FROM lease WHERE lease = $1 FOR NO KEY UPDATE) old \
+             WHERE lease = $1 AND (fenced OR until <= micros()) RETURNING old.told"
+                .to_owned(),
             format!("SELECT {job} FROM job WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"),
             format!("SELECT {job} FROM job ORDER BY id FOR UPDATE"),
             format!(

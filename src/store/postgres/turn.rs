@@ -218,7 +218,8 @@ impl Postgres {
             let row = job_row(row)?;
             jobs.entry(row.id.clone()).or_insert(row);
         }
-        let mut loaded = Loaded { may_claim: true, ..Loaded::default() };
+        let told = fenced.is_some_and(|_| answers[2].first().is_some_and(|row| row.get(0)));
+        let mut loaded = Loaded { may_claim: true, told, ..Loaded::default() };
         let mut at = first_lane;
         for (lane, wanted) in lanes.iter().zip(&wanted.lanes) {
             let mut first = None;

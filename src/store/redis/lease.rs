@@ -92,7 +92,7 @@ impl Redis {
         }
     }
 
-    pub(super) async fn fence(&self, number: u64) -> Result<()> {
+    pub(super) async fn end_now(&self, number: u64) -> Result<()> {
         let mut session = self.session().await?;
         let key = keys::lease(number);
         loop {
@@ -101,7 +101,7 @@ impl Redis {
                 session.unwatch().await?;
                 break;
             };
-            row.fenced = true;
+            row.until = 0;
             let mut commands = pipe();
             commands.atomic().cmd("SET").arg(&key).arg(row.pack()?).ignore().cmd("INCR").arg(keys::TURN).ignore();
             if session.exec(&commands).await.map_err(database_error)?.is_some() {
@@ -113,10 +113,10 @@ impl Redis {
     }
 
     pub(super) async fn end_lease(&self, number: u64) -> Result<()> {
-        self.fence(number).await?;
+        self.end_now(number).await?;
         let mut session = self.session().await?;
         loop {
-            // It is fenced, so a turn of it that is not counted here fails.
+            // It is over, so a turn of it that is not counted here fails.
             session.watch(&[keys::TURN]).await?;
             let mut commands = pipe();
             commands.cmd("ZCARD").arg(keys::going(number)).cmd("ZCARD").arg(keys::asked(number));
@@ -145,7 +145,7 @@ impl Redis {
         session.give_back();
         let state = |(lease, row): (u64, LeaseRow)| {
             let left = row.holds(now).then(|| Duration::from_micros((row.until - now) as u64));
-            NodeState { lease, row: row.node, left, claims: left.is_some() && active == Some(lease) }
+            NodeState { lease, row: row.node, left, told: row.fenced, claims: left.is_some() && active == Some(lease) }
         };
         Ok(leases.into_iter().map(state).collect())
     }

@@ -272,7 +272,7 @@ impl Database for Redis {
     }
 
     async fn evict(&self, lease: u64) -> Result<()> {
-        self.fence(lease).await
+        self.end_now(lease).await
     }
 
     async fn nodes(&self) -> Result<Vec<NodeState>> {

@@ -168,17 +168,20 @@ impl<'a> Loading<'a> {
         if !lease.is_some_and(|lease| lease.holds(self.time)) {
             return Ok(Read::LeaseLost);
         }
-        if let Some(dead) = self.wanted.fenced
-            && !self.fence(dead).await?
-        {
-            return Ok(Read::NotFenced);
-        }
+        let told = match self.wanted.fenced {
+            None => false,
+            Some(dead) => match self.fence(dead).await? {
+                Some(told) => told,
+                None => return Ok(Read::NotFenced),
+            },
+        };
         self.session.epoch = epoch.unwrap_or(0) + 1;
         self.session.last_event = event.unwrap_or(0);
         let mut loaded = Loaded {
             epoch: self.session.epoch,
             catalog: catalog.unwrap_or(0),
             may_claim: active == Some(self.wanted.lease),
+            told,
             ..Loaded::default()
         };
         self.load_jobs(&mut loaded, &read_levels(&levels)?).await?;
@@ -191,17 +194,17 @@ impl<'a> Loading<'a> {
         Ok(Read::Loaded(loaded))
     }
 
-    /// Notes that a lease is to be ended, if it has run out.
-    async fn fence(&mut self, dead: u64) -> Result<bool> {
+    /// Notes that a lease is to be ended, if it has run out; says whether it was before.
+    async fn fence(&mut self, dead: u64) -> Result<Option<bool>> {
         let row: Option<Vec<u8>> = self.session.ask(redis::cmd("GET").arg(keys::lease(dead))).await?;
-        let Some(row) = row else { return Ok(false) };
+        let Some(row) = row else { return Ok(None) };
         let mut row = LeaseRow::unpack(&row)?;
         if row.holds(self.time) {
-            return Ok(false);
+            return Ok(None);
         }
-        row.fenced = true;
+        let told = std::mem::replace(&mut row.fenced, true);
         self.session.fenced = Some((dead, row.pack()?));
-        Ok(true)
+        Ok(Some(told))
     }
 
     async fn load_jobs(&mut self, loaded: &mut Loaded, levels: &Levels) -> Result<()> {

@@ -1,8 +1,10 @@
 //! Taking a turn: what is owed from the one before, loading, deciding, the commit and what became of it;
 //! and how one that did not succeed is taken again.
 
-use super::turn::{Decided, Subject, Taken, Timing, decode_definitions, details};
-use super::{CommitError, Database, Found, Load, SharedStore, Wanted, Written};
+use super::codec::decode_definitions;
+use super::decide::{Decided, Defined, Definitions, Taken};
+use super::subject::{Subject, Timing, details};
+use super::{CommitError, Database, Found, Load, Loaded, SharedOptions, SharedStore, Wanted, Written};
 use crate::error::{Error, Result};
 use crate::job::{Alias, Job, JobId};
 use crate::run::{Run, RunId};
@@ -66,6 +68,28 @@ impl Working {
             owed: Vec::new(),
             settled: HashSet::new(),
         }
+    }
+
+    /// What the next turn looks at. `hinted` says that another node has changed something.
+    fn timing(&mut self, options: &SharedOptions, hinted: bool, lead: TimeDelta) -> Timing {
+        self.look |= hinted;
+        let look = self.look || self.looked.is_none_or(|looked| looked.elapsed() >= options.poll);
+        Timing { lead, look, patience: options.patience }
+    }
+
+    /// Notes what a turn came to.
+    fn committed(&mut self, going: impl Iterator<Item = Run>, held: Vec<(RunId, u64)>, defined: Defined, looked: bool) {
+        self.live.extend(going.map(|run| (run.id, run)));
+        self.held.retain(|run, _| self.live.get(run).is_some_and(|run| run.starts.is_some()));
+        self.held.extend(held);
+        for (job, revision) in defined {
+            self.definitions.put(job.id.clone(), (revision, job));
+        }
+        if looked {
+            (self.look, self.looked) = (false, Some(tokio::time::Instant::now()));
+        }
+        self.owed.clear();
+        self.settled.clear();
     }
 
     /// Lanes that nobody has served for longer than `patience`.
@@ -166,34 +190,12 @@ impl<D: Database> SharedStore<D> {
 
     /// One attempt at a turn.
     async fn attempt(&self, working: &mut Working, mut turn: Turn, takes_over: bool) -> Result<Turned, Again> {
-        let lease = self.keeper.lease().await?;
-        if working.lease != lease {
-            // Runs of the old lease are for whoever takes it over, and their ends will come too late.
-            (working.lease, working.turns, working.doubtful) = (lease, 0, None);
-            working.owed.clear();
-        }
-        if !self.keeper.trust.holds() {
-            self.keeper.renew().await?;
-        }
-        // What it may not run it does not claim.
-        if !(self.keeper.may_claim() && self.keeper.trust.holds()) {
-            turn.claim = Claim::Nothing;
-        }
+        let lease = self.hold(working, &mut turn).await?;
         self.settle(working, &mut turn).await?;
         let dead = if takes_over { self.keeper.dead().await? } else { None };
-        if let Some(dead) = &dead {
-            tracing::warn!(
-                node = dead.node,
-                lease = dead.lease,
-                runs = dead.left.runs.len(),
-                "a node's lease has run out; its runs are taken over"
-            );
-        }
-        let number = (lease, working.turns + 1);
         let lead = TimeDelta::from_std(self.options.lead).unwrap_or_default();
-        working.look |= self.keeper.take_hint();
-        let look = working.look || working.looked.is_none_or(|looked| looked.elapsed() >= self.options.poll);
-        let timing = Timing { lead, look, patience: self.options.patience };
+        let timing = working.timing(&self.options, self.keeper.take_hint(), lead);
+        let number = (lease, working.turns + 1);
         let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number, timing).await?;
         let (mut transaction, loaded) = match self.database.load(&subject.wanted).await? {
             Load::Loaded(transaction, loaded) => (transaction, loaded),
@@ -207,33 +209,13 @@ impl<D: Database> SharedStore<D> {
         }
         // Before the commit: what fails after it would be forgotten.
         self.plugins.refresh(&*self.database, loaded.catalog).await?;
-        let mut definitions = HashMap::new();
-        for row in &loaded.jobs {
-            if let Some((revision, job)) = working.definitions.get(&row.id)
-                && *revision == row.revision
-            {
-                definitions.insert(row.id.clone(), Ok(job.clone()));
-            }
-        }
-        let wanted = details(&loaded, |id| definitions.contains_key(id));
-        let found = match wanted.is_empty() {
-            true => Found::default(),
-            false => self.database.details(&mut transaction, &wanted).await?,
-        };
-        let revisions: HashMap<&JobId, u64> = loaded.jobs.iter().map(|row| (&row.id, row.revision)).collect();
-        for (id, job) in decode_definitions(&found) {
-            if let (Ok(job), Some(revision)) = (&job, revisions.get(&id)) {
-                working.definitions.put(id.clone(), (*revision, job.clone()));
-            }
-            definitions.insert(id, job);
-        }
+        let (found, definitions) = self.read_details(working, &mut transaction, &loaded).await?;
         let withdrawn = turn.withdrawn.clone();
         let finished: Vec<RunId> = turn.finished.iter().map(|finished| finished.run).collect();
         let (alias, node) = (&self.options.alias, &self.node);
         let (held, own) = (&working.held, &working.live);
         let taken = Taken { alias, node, lease, lead, held, own, loaded, found, definitions };
-        let decided = taken.decide(turn, subject, working.last_id)?;
-        let Decided { mut turned, written, defined, going, last_id } = decided;
+        let Decided { mut turned, written, defined, going, last_id } = taken.decide(turn, subject, working.last_id)?;
         // An id that was made is never made again, whatever becomes of the turn.
         working.last_id = last_id;
         let ahead = turned.claimed.iter().zip(&written.begun).filter(|(claimed, _)| claimed.run.starts.is_some());
@@ -250,22 +232,64 @@ impl<D: Database> SharedStore<D> {
         } else {
             self.database.abandon(transaction).await;
         }
+        if let Some(dead) = dead {
+            self.keeper.told(dead.lease);
+        }
         for run in finished.iter().chain(&withdrawn) {
             working.live.remove(run);
         }
-        working.live.extend(going.into_iter().filter(|run| run.node == self.node).map(|run| (run.id, run)));
-        working.held.retain(|run, _| working.live.get(run).is_some_and(|run| run.starts.is_some()));
-        working.held.extend(held);
-        for (job, revision) in defined {
-            working.definitions.put(job.id.clone(), (revision, job));
-        }
+        let going = going.into_iter().filter(|run| run.node == self.node);
+        working.committed(going, held, defined, timing.look);
         turned.cancel.extend(self.keeper.cancelled());
-        if look {
-            (working.look, working.looked) = (false, Some(tokio::time::Instant::now()));
-        }
-        working.owed.clear();
-        working.settled.clear();
         Ok(turned)
+    }
+
+    /// Holds a lease for the turn, and claims nothing that it may not run.
+    async fn hold(&self, working: &mut Working, turn: &mut Turn) -> Result<u64> {
+        let lease = self.keeper.lease().await?;
+        if working.lease != lease {
+            // Runs of the old lease are for whoever takes it over, and their ends will come too late.
+            (working.lease, working.turns, working.doubtful) = (lease, 0, None);
+            working.owed.clear();
+        }
+        if !self.keeper.trust.holds() {
+            self.keeper.renew().await?;
+        }
+        if !(self.keeper.may_claim() && self.keeper.trust.holds()) {
+            turn.claim = Claim::Nothing;
+        }
+        Ok(lease)
+    }
+
+    /// Reads what more is needed of the jobs that were loaded; definitions that are known are not read
+    /// again.
+    async fn read_details(
+        &self,
+        working: &mut Working,
+        transaction: &mut D::Transaction,
+        loaded: &Loaded,
+    ) -> Result<(Found, Definitions)> {
+        let mut definitions = Definitions::new();
+        for row in &loaded.jobs {
+            if let Some((revision, job)) = working.definitions.get(&row.id)
+                && *revision == row.revision
+            {
+                definitions.insert(row.id.clone(), Ok(job.clone()));
+            }
+        }
+        let wanted = details(loaded, |id| definitions.contains_key(id));
+        if wanted.is_empty() {
+            return Ok((Found::default(), definitions));
+        }
+        let found = self.database.details(transaction, &wanted).await?;
+        let revisions: HashMap<&JobId, u64> = loaded.jobs.iter().map(|row| (&row.id, row.revision)).collect();
+        for (id, job) in decode_definitions(&found) {
+            if let (Ok(job), Some(revision)) = (&job, revisions.get(&id)) {
+                working.definitions.put(id.clone(), (*revision, job.clone()));
+            }
+            definitions.insert(id, job);
+        }
+        Ok((found, definitions))
     }
 
     /// Learns what became of the last turn, if nobody said: runs that it claimed were never started, and

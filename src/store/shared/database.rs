@@ -197,6 +197,8 @@ pub struct Loaded {
     /// Whether this node may claim.
     pub may_claim: bool,
     pub catalog: u64,
+    /// A turn before this one has begun to take over the lease that has run out.
+    pub told: bool,
 }
 
 /// A job without its definition.
@@ -373,6 +375,8 @@ pub struct NodeState {
     pub row: NodeRow,
     /// How long the lease still holds; none, if it has run out.
     pub left: Option<Duration>,
+    /// A turn has begun to take over what it left behind.
+    pub told: bool,
     pub claims: bool,
 }
 

@@ -22,6 +22,15 @@ pub struct Dead {
     pub left: LeftBehind,
 }
 
+/// A lease that has run out.
+#[derive(Clone)]
+struct Gone {
+    lease: u64,
+    node: String,
+    /// There is something to tell of: it served, and nobody has told of it.
+    news: bool,
+}
+
 /// What keeps a node's lease.
 pub struct Keeper<D> {
     pub database: Arc<D>,
@@ -41,7 +50,7 @@ pub struct Keeper<D> {
     /// This node has claimed, or wants to.
     claims: AtomicBool,
     joining: tokio::sync::Mutex<()>,
-    dead: Mutex<Vec<(u64, String)>>,
+    gone: Mutex<Vec<Gone>>,
     cancel: Mutex<Vec<RunId>>,
 }
 
@@ -61,7 +70,7 @@ impl<D: Database> Keeper<D> {
             leads: AtomicBool::new(false),
             claims: AtomicBool::new(false),
             joining: Default::default(),
-            dead: Mutex::default(),
+            gone: Mutex::default(),
             cancel: Mutex::default(),
         })
     }
@@ -182,12 +191,16 @@ impl<D: Database> Keeper<D> {
         let nodes = self.database.nodes().await?;
         let first = nodes.iter().find(|node| node.left.is_some() && !node.row.lanes.is_empty());
         self.leads.store(first.is_some_and(|first| first.lease == own), Ordering::Release);
-        let dead = nodes.into_iter().filter(|node| node.left.is_none() && node.lease != own);
-        let dead: Vec<_> = dead.map(|node| (node.lease, node.row.name)).collect();
-        if !dead.is_empty() {
+        let gone = nodes.into_iter().filter(|node| node.left.is_none() && node.lease != own).map(|node| Gone {
+            lease: node.lease,
+            news: !node.told && !node.row.lanes.is_empty(),
+            node: node.row.name,
+        });
+        let gone: Vec<_> = gone.collect();
+        if !gone.is_empty() {
             self.changed.notify_one();
         }
-        *lock(&self.dead) = dead;
+        *lock(&self.gone) = gone;
         Ok(())
     }
 
@@ -202,12 +215,12 @@ impl<D: Database> Keeper<D> {
         }
     }
 
-    /// A lease that has run out and left something, if this node may take it over.
+    /// A lease that has run out and left something, or is to be told of.
     pub async fn dead(&self) -> Result<Option<Dead>> {
         loop {
-            let Some((lease, node)) = lock(&self.dead).last().cloned() else { return Ok(None) };
+            let Some(Gone { lease, node, news }) = lock(&self.gone).last().cloned() else { return Ok(None) };
             let left = self.database.left_behind(lease, LEFT_MAX).await?;
-            if !(left.runs.is_empty() && left.asking.is_empty()) {
+            if news || !(left.runs.is_empty() && left.asking.is_empty()) {
                 return Ok(Some(Dead { lease, node, left }));
             }
             self.database.leave(lease).await?;
@@ -216,7 +229,15 @@ impl<D: Database> Keeper<D> {
     }
 
     pub fn forget(&self, dead: u64) {
-        lock(&self.dead).retain(|(lease, _)| *lease != dead);
+        lock(&self.gone).retain(|gone| gone.lease != dead);
+    }
+
+    /// Notes that a lease's end was told of.
+    pub fn told(&self, dead: u64) {
+        for gone in lock(&self.gone).iter_mut().filter(|gone| gone.lease == dead && gone.news) {
+            tracing::warn!(node = gone.node, lease = dead, "a node's lease has run out");
+            gone.news = false;
+        }
     }
 
     /// Notes that this node claims, and the lines that it serves; true if that is news.

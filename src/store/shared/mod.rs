@@ -8,15 +8,19 @@
 
 mod attempt;
 mod clock;
+mod codec;
 mod database;
+mod decide;
 mod lease;
 #[cfg(any(feature = "mysql", feature = "redis", feature = "sqlite"))]
 mod lines;
 mod ports;
-mod turn;
+mod subject;
+mod writer;
 
 use attempt::Working;
 pub use clock::DatabaseClock;
+use codec::{Read, decode_arguments, decode_run, outcome_code, read_job, status_code};
 pub use database::*;
 use lease::{Keeper, lock};
 #[cfg(any(feature = "mysql", feature = "redis", feature = "sqlite"))]
@@ -42,7 +46,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
-use turn::{Read, decode_arguments, decode_run, read_job};
 use ulid::Ulid;
 
 /// How often a node forgets what is older than is kept.
@@ -207,7 +210,7 @@ impl<D: Database> JobStore for SharedStore<D> {
     async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<List<JobEntry>> {
         let database = self.open_database()?;
         let limit = page.limit.clamp(1, PAGE_MAX);
-        let status = filter.state.map(turn::status_code);
+        let status = filter.state.map(status_code);
         let mut after = page.after.clone();
         let mut items = Vec::new();
         while items.len() <= limit {
@@ -247,7 +250,7 @@ impl<D: Database> JobStore for SharedStore<D> {
         let mut query = RunQuery {
             before: super::before(page),
             job: filter.job.clone(),
-            outcome: filter.outcome.map(turn::outcome_code),
+            outcome: filter.outcome.map(outcome_code),
             since: filter.since.map(micros),
             until: filter.until.map(micros),
             limit: if filter.tags.is_empty() { limit + 1 } else { PAGE_MAX },

@@ -2,7 +2,7 @@
 //! read again when their number in the database has changed, which every turn looks at.
 
 use super::database::{Database, Kind, failed};
-use super::{SharedStore, turn::json};
+use super::{SharedStore, codec::encode};
 use crate::error::{Error, Result};
 use crate::func::{FuncRef, PluginName};
 use crate::grant::SecretName;
@@ -76,7 +76,7 @@ impl<D: Database> SharedStore<D> {
 impl<D: Database> PluginStore for SharedStore<D> {
     async fn put(&self, plugin: Plugin) -> Result<()> {
         let database = self.open_database()?;
-        database.put_record(Kind::Plugin, plugin.name.as_str(), &json(&plugin)?).await?;
+        database.put_record(Kind::Plugin, plugin.name.as_str(), &encode(&plugin)?).await?;
         self.fresh().await?;
         database.hint().await;
         self.drop_unused().await
@@ -153,7 +153,7 @@ struct StoredListener {
 impl<D: Database> ListenerStore for SharedStore<D> {
     async fn put_listener(&self, listener: &Listener, progress: &Progress) -> Result<()> {
         let stored = StoredListener { listener: listener.clone(), progress: progress.clone() };
-        let bytes = json(&stored)?;
+        let bytes = encode(&stored)?;
         self.open_database()?.put_record(Kind::Listener, listener.name.as_str(), &bytes).await
     }
 

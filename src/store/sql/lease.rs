@@ -95,8 +95,8 @@ impl<D: Dialect> Sql<D> {
     pub(super) async fn end_lease(&self, lease: u64) -> Result<()> {
         // A turn of it that is under way ends first: it may leave runs behind.
         let mut session = self.exclusive().await?;
-        let fence = "UPDATE sandclock_lease SET fenced = 1 WHERE lease = ?".into();
-        session.execute(fence, &[lease.into()]).await.map_err(database_error)?;
+        let end = "UPDATE sandclock_lease SET expires = 0 WHERE lease = ?".into();
+        session.execute(end, &[lease.into()]).await.map_err(database_error)?;
         let left = "SELECT (SELECT count(*) FROM sandclock_run WHERE lease = ? AND ended = 0), \
                     (SELECT count(*) FROM sandclock_job WHERE asked = ?)";
         let left = session.query(left.into(), &[lease.into(), lease.into()]).await.map_err(database_error)?;
@@ -113,7 +113,7 @@ impl<D: Dialect> Sql<D> {
     pub(super) async fn node_states(&self) -> Result<Vec<NodeState>> {
         let sql = format!(
             "SELECT lease, node, lanes, CASE WHEN fenced = 1 THEN 0 ELSE expires - {} END, \
-             (SELECT value FROM sandclock_counter WHERE id = ?) FROM sandclock_lease ORDER BY lease",
+             (SELECT value FROM sandclock_counter WHERE id = ?), fenced FROM sandclock_lease ORDER BY lease",
             D::NOW
         );
         let mut states = Vec::new();
@@ -124,6 +124,7 @@ impl<D: Dialect> Sql<D> {
                 lease,
                 row: NodeRow { name: row.text(1)?, lanes: lanes(&row.bytes(2)?)? },
                 left,
+                told: row.int(5)? != 0,
                 claims: left.is_some() && row.number(4)? == lease,
             });
         }

@@ -279,7 +279,7 @@ impl<D: Dialect> Database for Sql<D> {
     }
 
     async fn evict(&self, lease: u64) -> Result<()> {
-        let sql = "UPDATE sandclock_lease SET fenced = 1 WHERE lease = ?";
+        let sql = "UPDATE sandclock_lease SET expires = 0 WHERE lease = ?";
         self.execute(sql.into(), &[lease.into()]).await.map(drop)
     }
 

@@ -61,15 +61,19 @@ impl<D: Dialect> Sql<D> {
             self.undo(session).await;
             return Ok(Load::LeaseLost);
         }
+        let mut loaded = Loaded::default();
         if let Some(fenced) = wanted.fenced {
-            let fence =
-                format!("UPDATE sandclock_lease SET fenced = 1 WHERE lease = ? AND (fenced = 1 OR expires <= {now})");
-            if session.execute(fence, &[fenced.into()]).await.map_err(database_error)? == 0 {
+            let ended =
+                format!("SELECT fenced FROM sandclock_lease WHERE lease = ? AND (fenced = 1 OR expires <= {now})");
+            let ended = session.query(ended, &[fenced.into()]).await.map_err(database_error)?;
+            let Some(ended) = ended.first() else {
                 self.undo(session).await;
                 return Ok(Load::NotFenced);
-            }
+            };
+            loaded.told = ended.int(0)? != 0;
+            let fence = "UPDATE sandclock_lease SET fenced = 1 WHERE lease = ?".into();
+            session.execute(fence, &[fenced.into()]).await.map_err(database_error)?;
         }
-        let mut loaded = Loaded::default();
         let counters = session.query("SELECT id, value FROM sandclock_counter".into(), &[]).await;
         for row in counters.map_err(database_error)? {
             let value = row.number(1)?;
