@@ -7,8 +7,9 @@ use crate::error::{Error, Result};
 use crate::func::{PluginName, check_label};
 use crate::grant::{DirGrant, Grants};
 use crate::invalid::Invalid;
-use crate::plugin::{Function, Plugin, PluginVersion, VERSIONS_MAX};
+use crate::plugin::{Function, Interface, Plugin, PluginVersion, VERSIONS_MAX};
 use crate::store::PluginStore;
+use chrono::{DateTime, Utc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,6 +52,57 @@ impl AddPlugin {
     }
 }
 
+/// A component that is no version of a plugin yet.
+struct Inspected {
+    digest: Arc<str>,
+    size: u64,
+    interface: Interface,
+}
+
+impl Inspected {
+    /// Makes it the newest version.
+    fn join(&self, plugin: &mut Plugin, add: &AddPlugin, added: DateTime<Utc>) -> Result<PluginVersion> {
+        let AddPlugin { label, grants, audit, .. } = add;
+        let Inspected { digest, size, interface } = self;
+        let taken = |version: &&PluginVersion| label.is_some() && version.label == *label && version.digest != *digest;
+        if let Some(other) = plugin.versions.iter().find(taken) {
+            let reason = format!("component {} has it already", &other.digest[..12]);
+            return Err(Invalid::new("version label", label.clone().unwrap_or_default(), reason).into());
+        }
+        // What the version before it could not use is not for this one.
+        let usable = |before: &PluginVersion| (*before.grants).clone().for_imports(&before.interface.asks());
+        let inherited = plugin.current().map(usable).unwrap_or_default();
+        // The same component again keeps the labels by which jobs may have pinned it.
+        let again = |version: &PluginVersion| {
+            version.digest == *digest && (label.is_none() || version.label.is_none() || version.label == *label)
+        };
+        let before = plugin.versions.iter().position(again).map(|at| plugin.versions.remove(at));
+        let own = before.as_ref().map(|before| (*before.grants).clone());
+        let grants = grants.clone().or(own).unwrap_or_else(|| inherited.for_imports(&interface.asks()));
+        let version = PluginVersion {
+            digest: digest.clone(),
+            label: label.clone().or(before.and_then(|before| before.label)),
+            size: *size,
+            added,
+            interface: interface.clone(),
+            grants: grants.into(),
+            audit: *audit,
+        };
+        plugin.versions.push(version.clone());
+        Ok(version)
+    }
+}
+
+/// Drops the oldest version that is not the current one, if there are too many.
+fn drop_oldest(plugin: &mut Plugin) -> Option<PluginVersion> {
+    if plugin.versions.len() <= VERSIONS_MAX {
+        return None;
+    }
+    let current = plugin.current().map(|current| current.digest.clone());
+    let oldest = plugin.versions.iter().position(|version| Some(&version.digest) != current.as_ref());
+    Some(plugin.versions.remove(oldest.unwrap_or(0)))
+}
+
 impl Registry {
     pub fn new(sandbox: Arc<Sandbox>, plugins: Arc<dyn PluginStore>, clock: Arc<dyn Clock>) -> Self {
         Registry { sandbox, plugins, clock, home: None, changes: Arc::default() }
@@ -66,21 +118,30 @@ impl Registry {
     /// something that it is not granted: then it waits for [`Registry::grant`]. The same component
     /// again only becomes current; a label that another version has is refused.
     pub async fn add(&self, name: PluginName, add: AddPlugin, bytes: Vec<u8>) -> Result<PluginVersion> {
-        let AddPlugin { label, grants, audit, retry } = add;
-        if let Some(label) = &label {
+        if let Some(label) = &add.label {
             check_label(label).map_err(|reason| Invalid::new("version label", label, reason))?;
         }
-        if let Some(grants) = &grants {
+        if let Some(grants) = &add.grants {
             self.check(grants)?;
         }
         let _change = self.changes.lock().await;
-        let digest = digest(&bytes);
-        let mut plugin = self.plugins.get(&name).await?.unwrap_or_else(|| Plugin { name, versions: Vec::new() });
-        let taken = |version: &&PluginVersion| label.is_some() && version.label == label && *version.digest != *digest;
-        if let Some(other) = plugin.versions.iter().find(taken) {
-            let reason = format!("component {} has it already", &other.digest[..12]);
-            return Err(Error::Invalid(Invalid::new("version label", label.unwrap_or_default(), reason)));
+        let component = self.inspect(bytes, add.retry).await?;
+        // Another node may change the plugin meanwhile.
+        loop {
+            let before = self.plugins.get(&name).await?;
+            let mut plugin = before.clone().unwrap_or_else(|| Plugin { name: name.clone(), versions: Vec::new() });
+            let version = component.join(&mut plugin, &add, self.clock.now())?;
+            let dropped = drop_oldest(&mut plugin);
+            if self.plugins.replace(before.as_ref(), plugin).await? {
+                dropped.iter().for_each(|dropped| self.sandbox.forget(&dropped.digest));
+                return Ok(version);
+            }
         }
+    }
+
+    /// Finds out what a component is, and stores its bytes.
+    async fn inspect(&self, bytes: Vec<u8>, retry: bool) -> Result<Inspected> {
+        let digest = digest(&bytes);
         let (interface, bytes) = {
             let (sandbox, digest) = (self.sandbox.clone(), digest.clone());
             let inspect = move || {
@@ -93,31 +154,8 @@ impl Registry {
                 .await
                 .map_err(|e| Error::host("inspecting a plugin broke off", e))??
         };
-        let size = bytes.len() as u64;
         self.plugins.put_component(&digest, &bytes).await?;
-        // What the version before it could not use is not for this one.
-        let usable = |before: &PluginVersion| (*before.grants).clone().for_imports(&before.interface.asks());
-        let inherited = plugin.current().map(usable).unwrap_or_default();
-        // The same component again keeps the labels by which jobs may have pinned it.
-        let again = |version: &PluginVersion| {
-            *version.digest == *digest && (label.is_none() || version.label.is_none() || version.label == label)
-        };
-        let before = plugin.versions.iter().position(again).map(|at| plugin.versions.remove(at));
-        let own = before.as_ref().map(|before| (*before.grants).clone());
-        let grants = grants.or(own).unwrap_or_else(|| inherited.for_imports(&interface.asks()));
-        let label = label.or(before.and_then(|before| before.label));
-        let added = self.clock.now();
-        let version =
-            PluginVersion { digest: digest.into(), label, size, added, interface, grants: grants.into(), audit };
-        plugin.versions.push(version.clone());
-        if plugin.versions.len() > VERSIONS_MAX {
-            let current = plugin.current().map(|current| current.digest.clone());
-            let oldest = plugin.versions.iter().position(|version| Some(&version.digest) != current.as_ref());
-            let dropped = plugin.versions.remove(oldest.unwrap_or(0));
-            self.sandbox.forget(&dropped.digest);
-        }
-        self.plugins.put(plugin).await?;
-        Ok(version)
+        Ok(Inspected { digest: digest.into(), size: bytes.len() as u64, interface })
     }
 
     /// Grants the newest version of a plugin, or the one with a digest that begins so, exactly this,
@@ -127,21 +165,25 @@ impl Registry {
         name: &PluginName,
         digest: Option<&str>,
         audit: bool,
-        change: impl FnOnce(&Grants) -> Grants,
+        change: impl Fn(&Grants) -> Grants,
     ) -> Result<PluginVersion> {
         let _change = self.changes.lock().await;
-        let mut plugin = self.get(name).await?;
-        let wanted = |version: &&mut PluginVersion| digest.is_none_or(|prefix| version.digest.starts_with(prefix));
-        let Some(version) = plugin.versions.iter_mut().rev().find(wanted) else {
-            let reason = "the plugin has no version with this digest (`sandclock plugin show` lists them)";
-            return Err(Invalid::new("digest", digest.unwrap_or_default(), reason).into());
-        };
-        let grants = change(&version.grants);
-        self.check(&grants)?;
-        (version.grants, version.audit) = (grants.into(), audit);
-        let version = version.clone();
-        self.plugins.put(plugin).await?;
-        Ok(version)
+        loop {
+            let before = self.get(name).await?;
+            let mut plugin = before.clone();
+            let wanted = |version: &&mut PluginVersion| digest.is_none_or(|prefix| version.digest.starts_with(prefix));
+            let Some(version) = plugin.versions.iter_mut().rev().find(wanted) else {
+                let reason = "the plugin has no version with this digest (`sandclock plugin show` lists them)";
+                return Err(Invalid::new("digest", digest.unwrap_or_default(), reason).into());
+            };
+            let grants = change(&version.grants);
+            self.check(&grants)?;
+            (version.grants, version.audit) = (grants.into(), audit);
+            let version = version.clone();
+            if self.plugins.replace(Some(&before), plugin).await? {
+                return Ok(version);
+            }
+        }
     }
 
     /// What must hold of grants on this machine.

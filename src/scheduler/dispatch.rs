@@ -1,7 +1,7 @@
 //! The loop of one job store: gather what ended and what callers ask for, take a turn, tell the
 //! callers, publish the events, start what was claimed, sleep until something is due.
 
-use super::follow::follow;
+use super::follow::{OWN_MAX, follow};
 use super::observer::Observed;
 use super::{Phase, Shared};
 use crate::clock::Clock;
@@ -110,7 +110,7 @@ type Slots = BTreeMap<Alias, (Arc<dyn Executor>, Vec<OwnedSemaphorePermit>)>;
 impl Dispatcher {
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let shared = self.shared.clone();
-        let (publish, own) = mpsc::unbounded_channel();
+        let (publish, own) = mpsc::channel(OWN_MAX);
         let publish = match self.store.lease().is_forever() {
             true => None,
             false => {
@@ -217,7 +217,7 @@ impl Dispatcher {
         claim: Claim,
         gathered: &mut Gathered,
         tell: &mpsc::UnboundedSender<News>,
-        publish: Option<&mpsc::UnboundedSender<Vec<Event>>>,
+        publish: Option<&mpsc::Sender<Vec<Event>>>,
     ) -> Result<Turned> {
         let Gathered { started, finished, withdrawn, requests } = std::mem::take(gathered);
         let (changes, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|r| (r.change, r.reply)).unzip();
@@ -268,7 +268,8 @@ impl Dispatcher {
         match publish {
             // In the order of all nodes.
             Some(_) if events.is_empty() => {}
-            Some(follower) => drop(follower.send(events)),
+            // What finds no place is read from the store.
+            Some(follower) => drop(follower.try_send(events)),
             None => self.shared.bus.publish(events),
         }
         for (reply, answer) in replies.into_iter().zip(turned.replies.drain(..)) {

@@ -1,9 +1,10 @@
 //! Events of a store that several nodes share, in their order, to those who hear them on this node: its
 //! own come from its turns, those of other nodes are read from the store.
 
-use super::Shared;
+use super::{Scheduler, Shared};
 use crate::event::Event;
-use crate::store::JobStore;
+use crate::job::Status;
+use crate::store::{JobFilter, JobStore};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -13,8 +14,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Events that are read at a time.
 const BATCH: usize = 512;
 
-/// Publishes the events of a store; `own` brings those of this node's turns, each turn's together.
-pub async fn follow(store: Arc<dyn JobStore>, shared: Arc<Shared>, mut own: mpsc::UnboundedReceiver<Vec<Event>>) {
+/// Turns whose events wait here. Those of more are read from the store.
+pub const OWN_MAX: usize = 64;
+
+/// Publishes the events of a store; `own` brings those of this node's turns, each turn's together. Has
+/// jobs come back that lacked an executor while this node was away.
+pub async fn follow(store: Arc<dyn JobStore>, shared: Arc<Shared>, own: mpsc::Receiver<Vec<Event>>) {
+    tokio::select! {
+        () = tell(store.clone(), shared.clone(), own) => {}
+        () = mend(store, shared) => {}
+    }
+}
+
+async fn tell(store: Arc<dyn JobStore>, shared: Arc<Shared>, mut own: mpsc::Receiver<Vec<Event>>) {
     let mut follower = Follower { store, shared, next: None };
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -25,6 +37,16 @@ pub async fn follow(store: Arc<dyn JobStore>, shared: Arc<Shared>, mut own: mpsc
                 None => return,
             },
             _ = looks.tick() => follower.look().await,
+        }
+    }
+}
+
+async fn mend(store: Arc<dyn JobStore>, shared: Arc<Shared>) {
+    loop {
+        store.rejoined().await;
+        let quarantined = JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() };
+        if let Err(error) = Scheduler(shared.clone()).release_mended(&quarantined).await {
+            tracing::warn!(error = error.chain(), "jobs that lacked an executor may be quarantined still");
         }
     }
 }

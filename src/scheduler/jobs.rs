@@ -228,6 +228,8 @@ impl Scheduler {
                         Ok(_) if was => {
                             released += self.still_there(&alias, Change::Release { id: entry.id }).await?;
                         }
+                        // Its executor may be back before it is due.
+                        Err(Error::ExecutorNotFound { .. }) if !was => {}
                         Err(error) if !was && !error.is_host() => {
                             let reason = error.to_string();
                             quarantined +=

@@ -243,11 +243,14 @@ impl MemoryPluginStore {
 
 #[async_trait]
 impl PluginStore for MemoryPluginStore {
-    async fn put(&self, plugin: Plugin) -> Result<()> {
+    async fn replace(&self, before: Option<&Plugin>, plugin: Plugin) -> Result<bool> {
         let mut plugins = self.plugins();
+        if plugins.plugins.get(&plugin.name) != before {
+            return Ok(false);
+        }
         plugins.plugins.insert(plugin.name.clone(), plugin);
         plugins.drop_unused();
-        Ok(())
+        Ok(true)
     }
 
     async fn get(&self, name: &PluginName) -> Result<Option<Plugin>> {

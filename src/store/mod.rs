@@ -456,6 +456,12 @@ pub trait JobStore: Send + Sync {
         std::future::pending::<()>().await;
     }
 
+    /// Waits until this process has been away for so long that others may have held its executors for
+    /// gone, and is back. For ever, if none has the store.
+    async fn rejoined(&self) {
+        std::future::pending::<()>().await;
+    }
+
     /// Makes everything durable and lets go of files and locks. Further calls fail.
     async fn close(&self) -> Result<()>;
 }
@@ -463,8 +469,9 @@ pub trait JobStore: Send + Sync {
 /// Plugins by name, and their components by digest.
 #[async_trait]
 pub trait PluginStore: Send + Sync {
-    /// Replaces what is known of the plugin, durably. Components must be there before.
-    async fn put(&self, plugin: Plugin) -> Result<()>;
+    /// Replaces what is known of the plugin, durably, if that is still `before`; false and nothing is
+    /// changed if it is not. Components must be there before.
+    async fn replace(&self, before: Option<&Plugin>, plugin: Plugin) -> Result<bool>;
 
     async fn get(&self, name: &PluginName) -> Result<Option<Plugin>>;
 

@@ -140,7 +140,7 @@ async fn sets_aside_what_was_claimed(server: Server, open: impl Open) {
     }
     // As it is when jobs come from an older backup than runs.
     let before = "INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, body) \
-                  SELECT '\\x00', id, line, 1799999999000000, revision, 0, true, '{}' FROM sandclock.job WHERE id = 'b'";
+                  SELECT decode(repeat('00', 16), 'hex'), id, line, 1799999999000000, revision, 0, true, '{}' FROM sandclock.job WHERE id = 'b'";
     server.psql(url.rsplit_once('/').expect("a name").1, before).expect("it is recorded");
     let mut all = Vec::new();
     for _ in 0..6 {
@@ -153,6 +153,77 @@ async fn sets_aside_what_was_claimed(server: Server, open: impl Open) {
     assert!(why.expect("a reason").contains("claimed before"));
 }
 
+/// The same for a fire time that no run starts for: it is missed.
+async fn sets_aside_what_was_missed(server: Server, open: impl Open) {
+    let url = server.database();
+    let store = open(url.clone(), options("here", Duration::ZERO)).await;
+    let func = "m:f".parse().expect("a func");
+    let mut job = Job::new("b".parse().expect("an id"), func, Trigger::at(now() - TimeDelta::seconds(1)));
+    job.misfire_grace_time = Some(Duration::from_millis(1));
+    let change = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None };
+    let early = Turn { now: now() - TimeDelta::seconds(2), changes: vec![change], ..Turn::default() };
+    assert!(store.turn(early).await.expect("a turn").replies[0].is_ok());
+    add(&store, "a", "default").await;
+    let before = "INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, body) \
+                  SELECT decode(repeat('00', 16), 'hex'), id, line, line, revision, 0, true, '{}' \
+                  FROM sandclock.job WHERE id = 'b'";
+    server.psql(url.rsplit_once('/').expect("a name").1, before).expect("it is recorded");
+    assert_eq!(claimed(&claim(&store, "default").await), ["a"]);
+    assert_eq!(status(&store, "b").await.0, Status::Quarantined);
+}
+
+/// Runs of a node that is gone end whatever is left of them and of their jobs, and are no obstacle.
+async fn takes_over_what_is_damaged(server: Server, open: impl Open) {
+    let url = server.database();
+    let name = url.rsplit_once('/').expect("a name").1;
+    let leased = |node: &str| SharedOptions { lease: Duration::from_secs(1), ..options(node, Duration::ZERO) };
+    let gone = open(url.clone(), leased("gone")).await;
+    let ids = ["state", "record", "job", "sound"];
+    for id in ids {
+        add(&gone, id, "default").await;
+    }
+    assert_eq!(claim(&gone, "default").await.claimed.len(), ids.len());
+    let idle = open(url.clone(), leased("idle")).await;
+    claim(&idle, "default").await;
+    drop((gone, idle));
+    for spoil in [
+        "UPDATE sandclock.job SET state = '\\xfffe' WHERE id = 'state'",
+        "UPDATE sandclock.run SET body = '?' WHERE job = 'record'",
+        "DELETE FROM sandclock.job WHERE id = 'job'",
+        "INSERT INTO sandclock.record VALUES ('plugin', 'spoiled', '?', 0)",
+        "UPDATE sandclock.counter SET value = value + 1 WHERE name = 'catalog'",
+    ] {
+        server.psql(name, spoil).expect("it is spoiled");
+    }
+    let here = open(url.clone(), leased("here")).await;
+    let mut events = Vec::new();
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    let left = |sql| server.psql(name, sql).expect("an answer").trim().to_owned();
+    while left("SELECT count(*) FROM sandclock.lease") != "1" {
+        assert!(tokio::time::Instant::now() < until, "both leases are taken over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        events.extend(claim(&here, "default").await.events);
+    }
+    assert_eq!(left("SELECT count(*) FROM sandclock.run WHERE NOT ended"), "0");
+    let of = |kind| events.iter().filter(move |event| event.kind == kind);
+    assert_eq!(of(EventKind::NodeLost).count(), 2, "each is told once, also of the one that had nothing: {events:#?}");
+    assert_eq!(of(EventKind::JobInterrupted).count(), ids.len(), "{events:#?}");
+}
+
+test_on!(
+    a_fire_time_that_was_missed_before_stops_its_job_alone,
+    "postgres",
+    PostgresStore,
+    Server::postgres(false),
+    sets_aside_what_was_missed
+);
+test_on!(
+    what_a_dead_node_left_is_taken_over_however_damaged,
+    "postgres",
+    PostgresStore,
+    Server::postgres(false),
+    takes_over_what_is_damaged
+);
 test_on!(
     a_job_runs_where_its_executor_is_and_is_added_anywhere,
     "postgres",

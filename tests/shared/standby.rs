@@ -62,6 +62,49 @@ async fn stands_by<S: JobStore + Nodes>(server: impl Databases, open: impl Async
     second.close().await.expect("it closes");
 }
 
+/// A node without executors, which serves the API perhaps, is there first.
+async fn leaves_the_right_to_who_can_run<S: JobStore + Nodes>(
+    server: impl Databases,
+    open: impl AsyncFn(String, SharedOptions) -> S,
+) {
+    let url = server.database();
+    let serves = open(url.clone(), options("serves")).await;
+    let look = || Turn { slots: BTreeMap::new(), ..claim() };
+    serves.turn(look()).await.expect("a turn");
+    let runs = open(url, options("runs")).await;
+    let (one, add) = due("one");
+    let mut claimed = runs.turn(add).await.expect("a turn").claimed;
+    let since = Instant::now();
+    while claimed.is_empty() {
+        assert!(since.elapsed() < LEASE * 3, "the right is given back in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        serves.turn(look()).await.expect("a turn");
+        claimed = runs.turn(claim()).await.expect("a turn").claimed;
+    }
+    assert_eq!(claimed[0].job.id, one);
+}
+
+test_on!(
+    nobody_holds_the_right_in_vain_on_mysql,
+    "mysql",
+    MysqlStore,
+    Server::mariadb(false),
+    leaves_the_right_to_who_can_run
+);
+test_on!(
+    nobody_holds_the_right_in_vain_on_sqlite,
+    "sqlite",
+    SqliteStore,
+    Files::new(),
+    leaves_the_right_to_who_can_run
+);
+test_on!(
+    nobody_holds_the_right_in_vain_on_redis,
+    "redis",
+    RedisStore,
+    Server::redis(false),
+    leaves_the_right_to_who_can_run
+);
 test_on!(one_claims_on_mysql, "mysql", MysqlStore, Server::mariadb(false), stands_by);
 test_on!(one_claims_on_sqlite, "sqlite", SqliteStore, Files::new(), stands_by);
 test_on!(one_claims_on_redis, "redis", RedisStore, Server::redis(false), stands_by);

@@ -264,7 +264,7 @@ impl Database for Postgres {
         self.find(transaction, wanted).await
     }
 
-    async fn commit(&self, transaction: Session, written: Written) -> Result<Committed, CommitError> {
+    async fn commit(&self, transaction: Session, written: &Written) -> Result<Committed, CommitError> {
         self.write(transaction, written).await
     }
 
@@ -298,6 +298,16 @@ impl Database for Postgres {
     async fn runs(&self, ids: &[RunId]) -> Result<Vec<RunRow>> {
         let sql = format!("SELECT {} FROM run WHERE id = ANY($1)", names_of(RUN));
         self.query(&sql, &[&run_bytes(ids.iter().copied())]).await?.iter().map(run_row).collect()
+    }
+
+    async fn claimed(&self, fires: &[&RunRow]) -> Result<Vec<(RunId, JobId)>> {
+        let jobs: Vec<&str> = fires.iter().map(|row| row.job.as_str()).collect();
+        let times: Vec<Option<i64>> = fires.iter().map(|row| row.fire).collect();
+        let revisions: Vec<i64> = fires.iter().map(|row| row.revision as i64).collect();
+        let sql = "SELECT run.id, run.job FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS r(job, fire, revision) \
+                   JOIN run ON run.job = r.job AND run.fire = r.fire AND run.revision = r.revision";
+        let rows = self.query(sql, &[&jobs, &times, &revisions]).await?;
+        rows.iter().map(|row| Ok((run_id(row.get(0))?, job_id(row.get(1))?))).collect()
     }
 
     async fn list_runs(&self, query: &RunQuery) -> Result<Vec<RunRow>> {
@@ -469,6 +479,18 @@ impl Database for Postgres {
                    INSERT INTO record VALUES ($1, $2, $3, micros()) \
                    ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body, written = excluded.written";
         self.query(sql, &[&kind.as_str(), &key, &bytes]).await.map(|_| ())
+    }
+
+    async fn replace_record(&self, kind: Kind, key: &str, before: Option<&[u8]>, bytes: &[u8]) -> Result<bool> {
+        // Nothing is equal to a null, so it updates none then.
+        let sql = "WITH u AS (UPDATE record SET body = $3, written = micros() \
+                   WHERE kind = $1 AND key = $2 AND body = $4 RETURNING 1), \
+                   i AS (INSERT INTO record SELECT $1, $2, $3, micros() WHERE $4::bytea IS NULL \
+                   ON CONFLICT DO NOTHING RETURNING 1), \
+                   d AS (SELECT 1 FROM u UNION ALL SELECT 1 FROM i), \
+                   c AS (UPDATE counter SET value = value + 1 WHERE name = 'catalog' AND $1 = 'plugin' \
+                   AND EXISTS (SELECT 1 FROM d)) SELECT 1 FROM d";
+        Ok(!self.query(sql, &[&kind.as_str(), &key, &bytes, &before]).await?.is_empty())
     }
 
     async fn record(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>> {

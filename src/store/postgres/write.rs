@@ -12,11 +12,11 @@ use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::ToSql;
 
 impl Postgres {
-    pub(super) async fn write(&self, mut session: Session, written: Written) -> Result<Committed, CommitError> {
+    pub(super) async fn write(&self, mut session: Session, written: &Written) -> Result<Committed, CommitError> {
         let client = session.client().map_err(CommitError::Failed)?;
         self.prepare(client, &self.statements.write).await.map_err(CommitError::Failed)?;
         let mut lines = self.lines.lock().await;
-        let writing = write_all(client, &self.statements.write, &written, &lines);
+        let writing = write_all(client, &self.statements.write, written, &lines);
         let answered = tokio::time::timeout(ANSWER_TIME_MAX, writing).await;
         let committed = match answered {
             Err(_) => return Err(CommitError::Unknown(lost())),

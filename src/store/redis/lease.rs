@@ -60,7 +60,10 @@ impl Redis {
                 break now;
             }
         };
-        let may_claim = wanted.claims && self.take_right(&mut session, number).await?;
+        let may_claim = match wanted.claims {
+            true => self.take_right(&mut session, number).await?,
+            false => self.give_right_back(&mut session, number).await.map(|()| false)?,
+        };
         session.give_back();
         Ok(Some(Renewed { now, may_claim }))
     }
@@ -88,6 +91,21 @@ impl Redis {
                 session.unwatch().await?;
             } else if session.exec(&commands).await.map_err(database_error)?.is_some() {
                 return Ok(true);
+            }
+        }
+    }
+
+    async fn give_right_back(&self, session: &mut Session, number: u64) -> Result<()> {
+        loop {
+            session.watch(&[keys::ACTIVE]).await?;
+            let active: Option<u64> = session.ask(redis::cmd("GET").arg(keys::ACTIVE)).await?;
+            if active != Some(number) {
+                return session.unwatch().await;
+            }
+            let mut commands = pipe();
+            commands.atomic().cmd("DEL").arg(keys::ACTIVE).ignore().cmd("INCR").arg(keys::TURN).ignore();
+            if session.exec(&commands).await.map_err(database_error)?.is_some() {
+                return Ok(());
             }
         }
     }

@@ -12,7 +12,7 @@ mod turn;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, Wanted, Written, failed,
+    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, Wanted, Written, failed, text,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
@@ -175,8 +175,8 @@ impl Database for Redis {
         self.find(transaction, wanted).await
     }
 
-    async fn commit(&self, transaction: Session, written: Written) -> Result<Committed, CommitError> {
-        self.write(transaction, &written).await
+    async fn commit(&self, transaction: Session, written: &Written) -> Result<Committed, CommitError> {
+        self.write(transaction, written).await
     }
 
     async fn abandon(&self, transaction: Session) {
@@ -204,6 +204,16 @@ impl Database for Redis {
         let runs = session.runs(ids).await?;
         session.give_back();
         Ok(runs)
+    }
+
+    async fn claimed(&self, fires: &[&RunRow]) -> Result<Vec<(RunId, JobId)>> {
+        let names: Vec<String> = fires.iter().copied().filter_map(keys::fire).collect();
+        let mut session = self.session().await?;
+        let runs = session.fields(keys::FIRE, &names).await?;
+        session.give_back();
+        let jobs = fires.iter().filter(|row| row.fire.is_some()).map(|row| row.job.clone());
+        let there = runs.into_iter().zip(jobs).filter_map(|(run, job)| Some((run?, job)));
+        there.map(|(run, job)| Ok((keys::run_id(&text(run)?)?, job))).collect()
     }
 
     async fn list_runs(&self, query: &RunQuery) -> Result<Vec<RunRow>> {
@@ -303,6 +313,10 @@ impl Database for Redis {
 
     async fn put_record(&self, kind: Kind, key: &str, bytes: &[u8]) -> Result<()> {
         self.put(kind, key, bytes).await
+    }
+
+    async fn replace_record(&self, kind: Kind, key: &str, before: Option<&[u8]>, bytes: &[u8]) -> Result<bool> {
+        self.replace(kind, key, before, bytes).await
     }
 
     async fn record(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>> {

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::run::RunId;
 use crate::store::shared::{EventBlock, JobRow, Kept, Kind, RunQuery, RunRow};
-use redis::pipe;
+use redis::{Pipeline, pipe};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,6 +15,16 @@ use std::time::Duration;
 const LOOK_MAX: usize = 1000;
 /// What one step of forgetting removes.
 const PRUNED_MAX: usize = 2000;
+
+fn put(kind: Kind, key: &str, bytes: &[u8], now: i64) -> Pipeline {
+    let mut commands = pipe();
+    commands.atomic().cmd("HSET").arg(keys::records(kind.as_str())).arg(key).arg(bytes).ignore();
+    commands.cmd("HSET").arg(keys::written(kind.as_str())).arg(key).arg(now).ignore();
+    if kind == Kind::Plugin {
+        commands.cmd("HINCRBY").arg(keys::COUNTER).arg("catalog").arg(1).ignore();
+    }
+    commands
+}
 
 impl Redis {
     pub(super) async fn list_jobs(
@@ -95,16 +105,30 @@ impl Redis {
 
     pub(super) async fn put(&self, kind: Kind, key: &str, bytes: &[u8]) -> Result<()> {
         let mut session = self.session().await?;
-        let now = session.now().await?;
-        let mut commands = pipe();
-        commands.atomic().cmd("HSET").arg(keys::records(kind.as_str())).arg(key).arg(bytes).ignore();
-        commands.cmd("HSET").arg(keys::written(kind.as_str())).arg(key).arg(now).ignore();
-        if kind == Kind::Plugin {
-            commands.cmd("HINCRBY").arg(keys::COUNTER).arg("catalog").arg(1).ignore();
-        }
+        let commands = put(kind, key, bytes, session.now().await?);
         session.send::<()>(&commands).await?;
         session.give_back();
         Ok(())
+    }
+
+    pub(super) async fn replace(&self, kind: Kind, key: &str, before: Option<&[u8]>, bytes: &[u8]) -> Result<bool> {
+        let mut session = self.session().await?;
+        let records = keys::records(kind.as_str());
+        let same = loop {
+            session.watch(&[&records]).await?;
+            let now: Option<Vec<u8>> = session.ask(redis::cmd("HGET").arg(&records).arg(key)).await?;
+            if now.as_deref() != before {
+                session.unwatch().await?;
+                break false;
+            }
+            let commands = put(kind, key, bytes, session.now().await?);
+            // Another record may have been written meanwhile.
+            if session.exec(&commands).await.map_err(database_error)?.is_some() {
+                break true;
+            }
+        };
+        session.give_back();
+        Ok(same)
     }
 
     pub(super) async fn remove(&self, kind: Kind, key: &str) -> Result<bool> {

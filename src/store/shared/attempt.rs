@@ -4,9 +4,9 @@
 use super::codec::decode_definitions;
 use super::decide::{Decided, Defined, Definitions, Taken};
 use super::subject::{Subject, Timing, details};
-use super::{CommitError, Database, Found, Load, Loaded, SharedOptions, SharedStore, Wanted, Written};
+use super::{CommitError, Database, Found, Load, Loaded, RunRow, SharedOptions, SharedStore, Wanted, Written};
 use crate::error::{Error, Result};
-use crate::job::{Alias, Job, JobId};
+use crate::job::{Job, JobId};
 use crate::run::{Run, RunId};
 use crate::store::{Change, Claim, Claimed, Finished, Turn, Turned};
 use chrono::TimeDelta;
@@ -119,8 +119,8 @@ enum Again {
     Now,
     WithoutTakingOver(u64),
     WithNewLease(u64),
-    /// A fire time of one of these was claimed before.
-    Without(Vec<(JobId, Alias)>),
+    /// Fire times of these were claimed before.
+    Without(Vec<JobId>),
     Failed(Error),
 }
 
@@ -128,28 +128,21 @@ enum Again {
 #[derive(Default)]
 struct Care {
     leaves_the_dead: bool,
-    /// It claims one run of this executor, so that it is known whose fire time was claimed before.
-    one_of: Option<Alias>,
-    /// Its fire time was claimed before.
-    amiss: Option<JobId>,
+    /// Fire times of these were claimed before.
+    amiss: Vec<JobId>,
 }
 
 impl Care {
     /// The turn, as it is taken now.
     fn apply(&self, turn: &Turn) -> Turn {
         let mut turn = turn.clone();
-        if let Some(executor) = &self.one_of {
-            turn.ahead = false;
-            for (alias, free) in &mut turn.slots {
-                *free = usize::from(alias == executor).min(*free);
-            }
-        }
-        if let Some(id) = self.amiss.clone() {
-            let reason = "its next fire time was claimed before (is the database another one than it was, from a \
-                          backup or after a failover?)"
-                .into();
-            turn.changes.push(Change::Quarantine { id, reason });
-        }
+        let quarantine = |id: &JobId| Change::Quarantine {
+            id: id.clone(),
+            reason: "its next fire time was claimed before (is the database another one than it was, from a backup \
+                     or after a failover?)"
+                .into(),
+        };
+        turn.changes.extend(self.amiss.iter().map(quarantine));
         turn
     }
 }
@@ -172,14 +165,7 @@ impl<D: Database> SharedStore<D> {
                     self.keeper.forget(dead);
                     care.leaves_the_dead = true;
                 }
-                Err(Again::Without(claimed)) => match claimed.as_slice() {
-                    [(id, _)] => care = Care { amiss: Some(id.clone()), one_of: None, ..care },
-                    [(_, executor), ..] => care.one_of = Some(executor.clone()),
-                    [] => {
-                        let what = "a fire time was to be recorded that has been recorded before".into();
-                        return Err(Error::StoreFailed { what, source: None });
-                    }
-                },
+                Err(Again::Without(jobs)) => care.amiss.extend(jobs),
                 Err(Again::WithNewLease(lease)) => self.keeper.lose(lease),
                 Err(Again::Failed(error)) => return Err(error),
             }
@@ -196,7 +182,7 @@ impl<D: Database> SharedStore<D> {
         let lead = TimeDelta::from_std(self.options.lead).unwrap_or_default();
         let timing = working.timing(&self.options, self.keeper.take_hint(), lead);
         let number = (lease, working.turns + 1);
-        let subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number, timing).await?;
+        let mut subject = Subject::of(&*self.database, working, &turn, dead.as_ref(), number, timing).await?;
         let (mut transaction, loaded) = match self.database.load(&subject.wanted).await? {
             Load::Loaded(transaction, loaded) => (transaction, loaded),
             Load::Conflict => return Err(Again::Now),
@@ -207,6 +193,7 @@ impl<D: Database> SharedStore<D> {
             self.database.abandon(transaction).await;
             return Err(Again::Now);
         }
+        subject.confirm(&*self.database).await?;
         // Before the commit: what fails after it would be forgotten.
         self.plugins.refresh(&*self.database, loaded.catalog).await?;
         let (found, definitions) = self.read_details(working, &mut transaction, &loaded).await?;
@@ -222,7 +209,7 @@ impl<D: Database> SharedStore<D> {
         let held: Vec<(RunId, u64)> = ahead.map(|(_, row)| (row.id, row.revision)).collect();
         if !written.is_empty() {
             let cancels = !written.cancel.is_empty();
-            let first = self.commit(working, transaction, written, (&turned.claimed, &finished)).await?;
+            let first = self.commit(working, transaction, &written, (&turned.claimed, &finished)).await?;
             for (event, seq) in turned.events.iter_mut().zip(first..) {
                 event.seq = seq;
             }
@@ -318,7 +305,7 @@ impl<D: Database> SharedStore<D> {
         &self,
         working: &mut Working,
         transaction: D::Transaction,
-        written: Written,
+        written: &Written,
         (claimed, finished): (&[Claimed], &[RunId]),
     ) -> Result<u64, Again> {
         let (lease, turn) = (written.lease, written.turn);
@@ -329,10 +316,7 @@ impl<D: Database> SharedStore<D> {
             }
             Err(CommitError::Conflict) => return Err(Again::Now),
             Err(CommitError::Failed(error)) => return Err(Again::Failed(error)),
-            Err(CommitError::ClaimedBefore) => {
-                let of = |claimed: &Claimed| (claimed.job.id.clone(), claimed.job.executor.clone());
-                return Err(Again::Without(claimed.iter().map(of).collect()));
-            }
+            Err(CommitError::ClaimedBefore) => return Err(self.claimed_before(written).await?),
             Err(CommitError::Unknown(error)) => error,
         };
         tracing::warn!(error = error.chain(), "nobody answered whether a turn was committed; asking");
@@ -356,5 +340,16 @@ impl<D: Database> SharedStore<D> {
                 Err(Again::Failed(error))
             }
         }
+    }
+    /// Finds out which fire times were claimed before.
+    async fn claimed_before(&self, written: &Written) -> Result<Again> {
+        let fires: Vec<&RunRow> =
+            written.begun.iter().chain(&written.changed).filter(|row| row.fire.is_some()).collect();
+        let before = self.database.claimed(&fires).await?;
+        // A run that is there and goes on in this turn is no other one.
+        let own = |run: &RunId| written.withdrawn.contains(run) || fires.iter().any(|row| row.id == *run);
+        let jobs: Vec<JobId> = before.into_iter().filter(|(run, _)| !own(run)).map(|(_, job)| job).collect();
+        // It may have been withdrawn since.
+        Ok(if jobs.is_empty() { Again::Now } else { Again::Without(jobs) })
     }
 }

@@ -1,10 +1,11 @@
 //! Rows and records of a shared store, as they are written and read.
 
-use super::database::{Found, JobRow, RunRow, failed};
+use super::database::{EventBlock, Found, JobRow, RunRow, failed};
 use crate::error::{Error, Result};
-use crate::job::{Arguments, Job, JobId, JobState, Status};
+use crate::event::Event;
+use crate::job::{Alias, Arguments, Job, JobId, JobState, Status};
 use crate::run::{OutcomeKind, Run, RunId};
-use crate::store::record::decode_job;
+use crate::store::record::{StoredEvent, decode_job};
 use crate::store::row;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,6 +44,15 @@ pub fn read_job(
 
 pub fn decode_run(row: &RunRow) -> Result<Run> {
     serde_json::from_slice(&row.body).map_err(|e| failed(format!("run `{}` cannot be decoded", row.id), e))
+}
+
+pub fn decode_events(block: &EventBlock, alias: &Alias) -> Result<Vec<Event>> {
+    let stored: Vec<StoredEvent> = serde_json::from_slice(&block.body)
+        .map_err(|e| failed(format!("events from {} on cannot be decoded", block.first), e))?;
+    let events = stored.into_iter().zip(block.first..).map(|(stored, seq)| stored.into_event(seq, alias));
+    let unknown =
+        || Error::StoreFailed { what: format!("an event after {} is of no known kind", block.first), source: None };
+    events.collect::<Option<_>>().ok_or_else(unknown)
 }
 
 pub fn decode_arguments(stored: &[(RunId, Vec<u8>)]) -> HashMap<RunId, Arc<Arguments>> {

@@ -25,7 +25,7 @@ pub trait Database: Send + Sync + 'static {
     async fn details(&self, transaction: &mut Self::Transaction, wanted: &Details) -> Result<Found>;
 
     /// Writes what the turn changed, and commits.
-    async fn commit(&self, transaction: Self::Transaction, written: Written) -> Result<Committed, CommitError>;
+    async fn commit(&self, transaction: Self::Transaction, written: &Written) -> Result<Committed, CommitError>;
 
     /// Undoes it. (Dropping it does so too, but takes the connection with it.)
     async fn abandon(&self, transaction: Self::Transaction);
@@ -43,6 +43,9 @@ pub trait Database: Send + Sync + 'static {
 
     /// Some runs, in no order; those that there are.
     async fn runs(&self, ids: &[RunId]) -> Result<Vec<RunRow>>;
+
+    /// Runs that have the fire time and revision of one of these, and their jobs.
+    async fn claimed(&self, fires: &[&RunRow]) -> Result<Vec<(RunId, JobId)>>;
 
     /// Runs below an id, newest first.
     async fn list_runs(&self, query: &RunQuery) -> Result<Vec<RunRow>>;
@@ -94,6 +97,8 @@ pub trait Database: Send + Sync + 'static {
     // --- records by kind and key ---
 
     async fn put_record(&self, kind: Kind, key: &str, bytes: &[u8]) -> Result<()>;
+    /// The same if what is there is still `before`, and nothing otherwise.
+    async fn replace_record(&self, kind: Kind, key: &str, before: Option<&[u8]>, bytes: &[u8]) -> Result<bool>;
     async fn record(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>>;
     async fn records(&self, kind: Kind) -> Result<Vec<(String, Vec<u8>)>>;
     /// The keys of what was written so long ago.

@@ -8,12 +8,12 @@ use super::writer::Writer;
 use crate::error::Result;
 use crate::event::{Event, EventKind};
 use crate::job::{Alias, Job, JobId, JobState, Status};
-use crate::run::{Run, RunId};
+use crate::run::{Outcome, Run, RunId};
 use crate::store::table::{Delta, Position, Table};
 use crate::store::{Change, Claim, Claimed, Finished, Turn, Turned};
 use crate::values::Values;
 use chrono::{DateTime, TimeDelta, Utc};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A turn whose jobs are loaded.
@@ -78,18 +78,23 @@ impl Taken<'_> {
         let ends = turn.finished.iter().filter_map(|finished| Some((subject.runs.get(&finished.run)?, finished)));
         let stale = ends.filter(|(run, _)| !before.goes_on(run));
         let stale: Vec<Event> = stale.map(|(run, finished)| stale_event(self.alias, turn.now, run, finished)).collect();
-        for run in subject.runs.values().filter(|run| before.goes_on(run)) {
+        // A run that a dead lease left is to end whatever its job knows of it.
+        let lost: HashSet<RunId> = subject.lost.iter().copied().collect();
+        for run in subject.runs.values().filter(|run| before.goes_on(run) || lost.contains(&run.id)) {
             let revision = before.jobs.get(&run.job_id).map(|(row, _)| row.revision);
             if run.starts.is_some() && self.held.get(&run.id).copied() != revision {
                 table.note_changed(&run.job_id);
             }
             table.put_back_run(run.clone());
         }
+        let damaged = std::mem::take(&mut subject.damaged).into_iter().filter(|(run, _)| lost.contains(run));
+        let gone: Vec<(RunId, JobId)> = damaged.filter(|(run, job)| !table.put_back_going(job, *run)).collect();
         let asked = turn.changes.len();
-        let lost = subject.lost_node.take().filter(|_| !self.loaded.told);
-        let lost = lost.map(|node| lost_event(self.alias, turn.now, &node));
-        turn.finished.splice(0..0, std::mem::take(&mut subject.lost));
-        let told = lost.into_iter().chain(before.told.iter().cloned()).chain(stale);
+        let node = subject.lost_node.take().filter(|_| !self.loaded.told);
+        let node = node.map(|node| lost_event(self.alias, turn.now, &node));
+        turn.finished.splice(0..0, subject.lost.iter().map(|run| Finished::of(*run, turn.now, Outcome::Interrupted)));
+        let gone_events = gone.iter().map(|(run, job)| gone_event(self.alias, turn.now, *run, job));
+        let told = node.into_iter().chain(before.told.iter().cloned()).chain(stale).chain(gone_events);
         turn.changes.extend(told.map(|event| Change::Record { event: Box::new(event) }));
         if !self.loaded.may_claim {
             turn.claim = Claim::Nothing;
@@ -108,7 +113,8 @@ impl Taken<'_> {
         let (lease, number, own) = (self.lease, subject.wanted.turn, self.own);
         let valued = delta.values.iter().map(|(job, changes)| (job, changes.is_some())).collect();
         let writer = Writer { lease, number, epoch, own, table: &table, before: &before, valued };
-        let (written, defined) = writer.write(&turned, &delta)?;
+        let (mut written, defined) = writer.write(&turned, &delta)?;
+        written.withdrawn.extend(gone.iter().map(|(run, _)| *run));
         let going = table.live().values().cloned().collect();
         Ok(Decided { turned, written, defined, going, last_id: table.last_id() })
     }
@@ -154,6 +160,12 @@ impl Taken<'_> {
 fn lost_event(alias: &Alias, now: DateTime<Utc>, node: &str) -> Event {
     let detail = format!("the lease of node `{node}` has run out; what it was running is interrupted");
     Event::new(EventKind::NodeLost, now, alias.clone()).detail(detail)
+}
+
+fn gone_event(alias: &Alias, now: DateTime<Utc>, run: RunId, job: &JobId) -> Event {
+    let mut event = Event::new(EventKind::JobInterrupted, now, alias.clone()).job(job);
+    event.run_id = Some(run);
+    event.detail("its record cannot be decoded, so no more than this is known of it")
 }
 
 fn stale_event(alias: &Alias, now: DateTime<Utc>, run: &Run, finished: &Finished) -> Event {

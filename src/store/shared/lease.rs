@@ -1,7 +1,7 @@
 //! Keeping this node's lease, and noticing those of others that have run out.
 
 use super::clock::DatabaseClock;
-use super::database::{Database, LeftBehind, NodeRow, Renewal};
+use super::database::{Database, LeftBehind, NodeRow, NodeState, Renewal};
 use crate::error::{Error, Result};
 use crate::lease::{Lease, boottime};
 use crate::run::RunId;
@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 
 /// A lease is renewed so many times before it would run out.
 const RENEWALS: u32 = 4;
+/// How often a node looks for runs of its own that are to end, if no hint of it comes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Runs that are taken over in one turn.
 pub const LEFT_MAX: usize = 256;
 
@@ -31,6 +33,35 @@ struct Gone {
     news: bool,
 }
 
+/// Which node does what only one should: of those that claim, the one with the oldest lease that holds.
+/// Each sees that for itself and a little later than it is so, so who comes to lead waits until whoever
+/// did before must have noticed.
+#[derive(Default)]
+struct Leading {
+    /// When the nodes were last looked at, by [`boottime`].
+    seen: i64,
+    /// From when on this node leads, if nobody has seen otherwise.
+    since: Option<i64>,
+}
+
+impl Leading {
+    fn seen(&mut self, at: i64, first: bool, alone: bool) {
+        self.seen = at;
+        self.since = match (first, alone) {
+            (false, _) => None,
+            (true, true) => Some(i64::MIN),
+            (true, false) => self.since.or(Some(at)),
+        };
+    }
+
+    /// What was seen counts for half a lease, and who is not alone waits as long.
+    fn holds(&self, ttl: Duration) -> bool {
+        let half = i64::try_from((ttl / 2).as_nanos()).unwrap_or(i64::MAX);
+        let now = boottime();
+        now - self.seen < half && self.since.is_some_and(|since| since == i64::MIN || now - since > half)
+    }
+}
+
 /// What keeps a node's lease.
 pub struct Keeper<D> {
     pub database: Arc<D>,
@@ -45,10 +76,14 @@ pub struct Keeper<D> {
     /// There is something new to look at.
     pub changed: Notify,
     hinted: AtomicBool,
-    /// Of the nodes that claim, this one has the oldest lease that holds.
-    leads: AtomicBool,
-    /// This node has claimed, or wants to.
+    /// Who leads, as far as this node knows.
+    leading: Mutex<Leading>,
+    /// This node claims, or wants to; and another one has executors.
     claims: AtomicBool,
+    others_serve: AtomicBool,
+    /// A lease that was lost was followed by a new one.
+    pub rejoined: Notify,
+    lost_one: AtomicBool,
     joining: tokio::sync::Mutex<()>,
     gone: Mutex<Vec<Gone>>,
     cancel: Mutex<Vec<RunId>>,
@@ -67,8 +102,11 @@ impl<D: Database> Keeper<D> {
             clock: DatabaseClock::default(),
             changed: Notify::new(),
             hinted: AtomicBool::new(false),
-            leads: AtomicBool::new(false),
+            leading: Mutex::default(),
             claims: AtomicBool::new(false),
+            others_serve: AtomicBool::new(false),
+            rejoined: Notify::new(),
+            lost_one: AtomicBool::new(false),
             joining: Default::default(),
             gone: Mutex::default(),
             cancel: Mutex::default(),
@@ -98,15 +136,21 @@ impl<D: Database> Keeper<D> {
         let lease = self.database.join(&node, self.ttl).await?;
         self.lease.store(lease, Ordering::Release);
         self.renew().await?;
+        if self.lost_one.swap(false, Ordering::AcqRel) {
+            self.rejoined.notify_one();
+        }
         Ok(self.current())
     }
 
     /// Lets go of a lease that has run out. What it did is for somebody else to take over.
     pub fn lose(&self, lease: u64) {
+        // A renewal's answer does not come between.
+        let mut leading = lock(&self.leading);
         if self.lease.compare_exchange(lease, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             tracing::warn!(lease, "this node's lease has run out; what it ran is taken over");
             self.may_claim.store(false, Ordering::Release);
-            self.leads.store(false, Ordering::Release);
+            self.lost_one.store(true, Ordering::Release);
+            *leading = Leading::default();
             self.trust.lapse();
             self.changed.notify_one();
         }
@@ -119,13 +163,16 @@ impl<D: Database> Keeper<D> {
         }
         let node = lock(&self.node).clone();
         let asked = boottime();
-        let wanted = Renewal { ttl: self.ttl, claims: self.claims.load(Ordering::Acquire) };
+        // Where one node claims, it is one that can run something, if there is such a one.
+        let of_use = !node.lanes.is_empty() || !self.others_serve.load(Ordering::Acquire);
+        let wanted = Renewal { ttl: self.ttl, claims: of_use && self.claims.load(Ordering::Acquire) };
         let renewed = self.database.renew(lease, &node, wanted).await?;
         match renewed {
             None => self.lose(lease),
             Some(renewed) => {
                 self.clock.answered(renewed.now, asked, boottime());
                 let trusted = self.ttl - self.margin();
+                let _leading = lock(&self.leading);
                 // An answer that comes late is about a lease that is gone.
                 if self.current() != lease {
                     return Ok(());
@@ -150,47 +197,59 @@ impl<D: Database> Keeper<D> {
         let mut next = tokio::time::Instant::now() + every;
         let mut away = false;
         loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(next) => {}
-                () = self.database.hinted() => {
-                    self.hinted.store(true, Ordering::Release);
-                    let _ = tokio::time::timeout(every / 2, self.look()).await;
-                    self.changed.notify_one();
-                    continue;
+            let hinted = tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(next) => {
+                    let renewing = tokio::time::timeout(every * 2, self.renew()).await;
+                    let failed = match renewing {
+                        Ok(Ok(())) => None,
+                        Ok(Err(error)) => Some(error.chain()),
+                        Err(_) => Some("the database does not answer".to_owned()),
+                    };
+                    // Said once, however often it is tried.
+                    match &failed {
+                        Some(error) if !away => tracing::warn!(error, "cannot renew this node's lease; it is tried again"),
+                        None if away => tracing::info!("this node's lease is renewed again"),
+                        _ => {}
+                    }
+                    away = failed.is_some();
+                    next = tokio::time::Instant::now() + if away { every / 5 } else { every };
+                    if away {
+                        continue;
+                    }
+                    // Who cannot see who is there leads no longer than it would without.
+                    if let Ok(Err(error)) = tokio::time::timeout(every, self.watch()).await {
+                        tracing::warn!(error = error.chain(), "cannot see which nodes there are");
+                    }
+                    false
                 }
-            }
-            let beat = async {
-                self.renew().await?;
-                self.look().await;
-                self.watch().await
+                () = self.database.hinted() => true,
+                () = tokio::time::sleep(LOOK_EVERY) => false,
             };
-            let failed = match tokio::time::timeout(every * 2, beat).await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.chain()),
-                Err(_) => Some("the database does not answer".to_owned()),
-            };
-            // Said once, however often it is tried.
-            match &failed {
-                Some(error) if !away => tracing::warn!(error, "cannot renew this node's lease; it is tried again"),
-                None if away => tracing::info!("this node's lease is renewed again"),
-                _ => {}
+            let _ = tokio::time::timeout(every / 2, self.look()).await;
+            if hinted {
+                self.hinted.store(true, Ordering::Release);
+                self.changed.notify_one();
             }
-            away = failed.is_some();
-            next = tokio::time::Instant::now() + if away { every / 5 } else { every };
         }
     }
 
     /// Whether this node is the one that does what only one should.
     pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Acquire) && self.trust.holds()
+        lock(&self.leading).holds(self.ttl) && self.trust.holds()
     }
 
     /// Notes leases that have run out, and whether this node leads.
     pub async fn watch(&self) -> Result<()> {
         let own = self.current();
+        let asked = boottime();
         let nodes = self.database.nodes().await?;
-        let first = nodes.iter().find(|node| node.left.is_some() && !node.row.lanes.is_empty());
-        self.leads.store(first.is_some_and(|first| first.lease == own), Ordering::Release);
+        let mut serving = nodes.iter().filter(|node| node.left.is_some() && !node.row.lanes.is_empty());
+        let first = serving.next().is_some_and(|first| first.lease == own);
+        let alone = first && serving.next().is_none();
+        let serves = |node: &NodeState| node.left.is_some() && node.lease != own && !node.row.lanes.is_empty();
+        self.others_serve.store(nodes.iter().any(serves), Ordering::Release);
+        lock(&self.leading).seen(asked, first, alone);
         let gone = nodes.into_iter().filter(|node| node.left.is_none() && node.lease != own).map(|node| Gone {
             lease: node.lease,
             news: !node.told && !node.row.lanes.is_empty(),

@@ -20,13 +20,13 @@ mod writer;
 
 use attempt::Working;
 pub use clock::DatabaseClock;
-use codec::{Read, decode_arguments, decode_run, outcome_code, read_job, status_code};
+use codec::{Read, decode_arguments, decode_events, decode_run, outcome_code, read_job, status_code};
 pub use database::*;
 use lease::{Keeper, lock};
 #[cfg(any(feature = "mysql", feature = "redis", feature = "sqlite"))]
 pub use lines::{Levels, Lines, Reason};
 
-use super::record::{StoredEvent, as_of, decode_job};
+use super::record::{as_of, decode_job};
 use super::{
     Counts, JobEntry, JobFilter, JobStore, List, Node, Nodes, PAGE_MAX, Page, Retention, RunFilter, Turn, Turned,
     closed,
@@ -200,6 +200,10 @@ impl<D: Database> JobStore for SharedStore<D> {
         }
     }
 
+    async fn rejoined(&self) {
+        self.keeper.rejoined.notified().await;
+    }
+
     async fn get_job(&self, id: &JobId) -> Result<Option<JobEntry>> {
         match self.open_database()?.job(id).await? {
             Some((row, definition)) => self.entry(&row, &definition).await.map(Some),
@@ -266,7 +270,7 @@ impl<D: Database> JobStore for SharedStore<D> {
                     let job = self.get_job(&row.job).await?.and_then(|entry| entry.job);
                     jobs.insert(row.job.clone(), job);
                 }
-                let run = decode_run(&row)?;
+                let Some(run) = sound(&row) else { continue };
                 if filter.matches(&run) && filter.tagged(&run, |id| jobs.get(id).cloned().flatten()) {
                     items.push(run);
                 }
@@ -301,25 +305,19 @@ impl<D: Database> JobStore for SharedStore<D> {
             let Some(last) = blocks.last() else { break };
             from = last.first + last.count - 1;
             for block in &blocks {
-                let stored: Vec<StoredEvent> =
-                    serde_json::from_slice(&block.body).map_err(|e| failed("events cannot be decoded", e))?;
-                for (stored, seq) in stored.into_iter().zip(block.first..) {
-                    if seq > since && events.len() < limit {
-                        let event = stored.into_event(seq, &self.options.alias);
-                        events.push(event.ok_or_else(|| {
-                            let what = format!("event {seq} cannot be decoded");
-                            Error::StoreFailed { what, source: None }
-                        })?);
-                    }
+                match decode_events(block, &self.options.alias) {
+                    Ok(block) => events.extend(block.into_iter().filter(|event| event.seq > since)),
+                    // Those after it are heard all the same.
+                    Err(error) => tracing::error!(error = error.chain(), "events are damaged and are passed over"),
                 }
             }
         }
+        events.truncate(limit);
         let mut ids: Vec<RunId> = events.iter().filter_map(|event| event.run_id).collect();
         ids.sort_unstable();
         ids.dedup();
         let rows = if ids.is_empty() { Vec::new() } else { database.runs(&ids).await? };
-        let runs: HashMap<RunId, Run> =
-            rows.iter().map(|row| decode_run(row).map(|run| (row.id, run))).collect::<Result<_>>()?;
+        let runs: HashMap<RunId, Run> = rows.iter().filter_map(sound).map(|run| (run.id, run)).collect();
         for event in &mut events {
             let run = event.run_id.and_then(|id| runs.get(&id));
             event.run = run.map(|run| Box::new(as_of(event.kind, run.clone())));
@@ -379,6 +377,11 @@ impl<D: Database> Nodes for SharedStore<D> {
     async fn leads(&self) -> Result<bool> {
         self.open_database().map(|_| self.keeper.leads())
     }
+}
+
+/// A run, unless its record is damaged, which hides no other one.
+fn sound(row: &RunRow) -> Option<Run> {
+    decode_run(row).inspect_err(|error| tracing::error!(error = error.chain(), "a run is passed over")).ok()
 }
 
 pub fn micros(time: DateTime<Utc>) -> i64 {

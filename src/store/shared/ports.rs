@@ -1,9 +1,9 @@
 //! Plugins, secrets and listeners of a shared store: records by name. Plugins are kept in memory, and
 //! read again when their number in the database has changed, which every turn looks at.
 
-use super::database::{Database, Kind, failed};
+use super::database::{Database, Kind};
 use super::{SharedStore, codec::encode};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::func::{FuncRef, PluginName};
 use crate::grant::SecretName;
 use crate::job::Alias;
@@ -12,6 +12,7 @@ use crate::plugin::{self, Plugin};
 use crate::secret::Secret;
 use crate::store::{Component, ListenerStore, PluginStore, SecretStore};
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{PoisonError, RwLock};
@@ -19,6 +20,15 @@ use std::time::Duration;
 
 /// How long a component may be there before its plugin is: another node may be registering it.
 const COMPONENT_AGE: Duration = Duration::from_secs(600);
+
+/// A record, unless it is damaged, which stops no other one.
+fn decode<T: DeserializeOwned>(kind: &str, name: &str, bytes: &[u8]) -> Option<T> {
+    let decoded = serde_json::from_slice(bytes);
+    if let Err(error) = &decoded {
+        tracing::error!(%error, "{kind} `{name}` is damaged and is passed over; what replaces it mends it");
+    }
+    decoded.ok()
+}
 
 /// What is known of plugins, and at which number of the catalog.
 pub struct Plugins(RwLock<(u64, BTreeMap<PluginName, Plugin>)>);
@@ -37,11 +47,15 @@ impl Plugins {
         }
         let mut plugins = BTreeMap::new();
         for (name, bytes) in database.records(Kind::Plugin).await? {
-            let plugin: Plugin =
-                serde_json::from_slice(&bytes).map_err(|e| failed(format!("plugin `{name}` cannot be decoded"), e))?;
-            plugins.insert(plugin.name.clone(), plugin);
+            if let Some(plugin) = decode::<Plugin>("plugin", &name, &bytes) {
+                plugins.insert(plugin.name.clone(), plugin);
+            }
         }
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (catalog, plugins);
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have read later ones meanwhile.
+        if known.0 == u64::MAX || known.0 < catalog {
+            *known = (catalog, plugins);
+        }
         Ok(())
     }
 
@@ -74,12 +88,19 @@ impl<D: Database> SharedStore<D> {
 
 #[async_trait]
 impl<D: Database> PluginStore for SharedStore<D> {
-    async fn put(&self, plugin: Plugin) -> Result<()> {
+    async fn replace(&self, before: Option<&Plugin>, plugin: Plugin) -> Result<bool> {
         let database = self.open_database()?;
-        database.put_record(Kind::Plugin, plugin.name.as_str(), &encode(&plugin)?).await?;
+        let name = plugin.name.as_str();
+        let stored = database.record(Kind::Plugin, name).await?;
+        let known = stored.as_ref().and_then(|bytes| decode::<Plugin>("plugin", name, bytes));
+        if known.as_ref() != before
+            || !database.replace_record(Kind::Plugin, name, stored.as_deref(), &encode(&plugin)?).await?
+        {
+            return Ok(false);
+        }
         self.fresh().await?;
         database.hint().await;
-        self.drop_unused().await
+        self.drop_unused().await.map(|()| true)
     }
 
     async fn get(&self, name: &PluginName) -> Result<Option<Plugin>> {
@@ -158,24 +179,22 @@ impl<D: Database> ListenerStore for SharedStore<D> {
     }
 
     async fn put_progress(&self, listener: &Listener, progress: &Progress) -> Result<bool> {
-        let stored = self.open_database()?.record(Kind::Listener, listener.name.as_str()).await?;
-        let stored = stored.and_then(|bytes| serde_json::from_slice::<StoredListener>(&bytes).ok());
+        let (database, name) = (self.open_database()?, listener.name.as_str());
+        let Some(before) = database.record(Kind::Listener, name).await? else { return Ok(false) };
+        let stored = decode::<StoredListener>("listener", name, &before);
         let same =
             |stored: StoredListener| stored.listener == *listener && stored.progress.generation == progress.generation;
         if !stored.is_some_and(same) {
             return Ok(false);
         }
-        self.put_listener(listener, progress).await.map(|()| true)
+        let stored = StoredListener { listener: listener.clone(), progress: progress.clone() };
+        database.replace_record(Kind::Listener, name, Some(&before), &encode(&stored)?).await
     }
 
     async fn list_listeners(&self) -> Result<Vec<(Listener, Progress)>> {
         let records = self.open_database()?.records(Kind::Listener).await?;
-        let decode = |(name, bytes): (String, Vec<u8>)| {
-            serde_json::from_slice::<StoredListener>(&bytes)
-                .map(|stored| (stored.listener, stored.progress))
-                .map_err(|e| Error::host(format!("listener `{name}` cannot be decoded"), e))
-        };
-        records.into_iter().map(decode).collect()
+        let decoded = records.iter().filter_map(|(name, bytes)| decode::<StoredListener>("listener", name, bytes));
+        Ok(decoded.map(|stored| (stored.listener, stored.progress)).collect())
     }
 
     async fn remove_listener(&self, name: &Alias) -> Result<bool> {

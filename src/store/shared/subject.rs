@@ -7,8 +7,8 @@ use super::lease::Dead;
 use super::micros;
 use crate::error::Result;
 use crate::job::{Alias, JobId};
-use crate::run::{Outcome, Run, RunId};
-use crate::store::{Change, Claim, Finished, Turn};
+use crate::run::{Run, RunId};
+use crate::store::{Change, Claim, Turn};
 use chrono::TimeDelta;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -35,14 +35,26 @@ pub struct Subject {
     pub wanted: Wanted,
     /// Runs whose records the turn needs, by where they were found.
     pub runs: HashMap<RunId, Run>,
-    /// Ends of runs that nobody else will tell of, and whose they were.
-    pub lost: Vec<Finished>,
+    /// Runs of a lease that has run out, whose ends nobody else will tell of; those whose records cannot be
+    /// decoded; and whose they were.
+    pub lost: Vec<RunId>,
+    pub damaged: Vec<(RunId, JobId)>,
     pub lost_node: Option<String>,
     /// Jobs whose question nobody asks any more.
     pub unasked: HashSet<JobId>,
 }
 
 impl Subject {
+    /// Leaves out what somebody else has taken over since this was made.
+    pub async fn confirm<D: Database>(&mut self, database: &D) -> Result<()> {
+        if !self.lost.is_empty() {
+            let rows = database.runs(&self.lost).await?;
+            let going: HashSet<RunId> = rows.iter().filter(|row| !row.ended).map(|row| row.id).collect();
+            self.lost.retain(|run| going.contains(run));
+        }
+        Ok(())
+    }
+
     /// Finds out which jobs a turn is about.
     pub async fn of<D: Database>(
         database: &D,
@@ -64,12 +76,19 @@ impl Subject {
             unasked.extend(dead.left.asking.iter().cloned());
             let mut left: Vec<&RunRow> = dead.left.runs.iter().collect();
             left.sort_by_key(|row| (&row.job, row.id));
-            lost.extend(left.iter().map(|row| Finished::of(row.id, turn.now, Outcome::Interrupted)));
+            lost.extend(left.iter().map(|row| row.id));
             rows.extend(left.into_iter().cloned());
         }
+        let mut damaged = Vec::new();
         for row in rows.into_iter().filter(|row| !row.ended) {
-            about.named.insert(row.job.clone());
-            about.runs.insert(row.id, decode_run(&row)?);
+            match decode_run(&row) {
+                Ok(run) => drop(about.runs.insert(row.id, run)),
+                Err(error) => {
+                    tracing::error!(error = error.chain(), "a run's record is damaged");
+                    damaged.push((row.id, row.job.clone()));
+                }
+            }
+            about.named.insert(row.job);
         }
         let wanted = Wanted {
             abandoned: working.abandoned(timing.patience),
@@ -79,7 +98,7 @@ impl Subject {
             ..wanted(turn, number, timing.lead)
         };
         let lost_node = dead.map(|dead| dead.node.clone());
-        Ok(Subject { wanted, runs: about.runs, lost, lost_node, unasked })
+        Ok(Subject { wanted, runs: about.runs, lost, damaged, lost_node, unasked })
     }
 }
 

@@ -139,7 +139,9 @@ impl Writer<'_> {
 
     fn run_row(&self, run: &Run, delta: &Delta) -> Result<RunRow> {
         let first = run.origin == Origin::Trigger && run.attempt == 1;
-        let before = self.before.jobs.get(&run.job_id).filter(|_| !delta.defined.contains(&run.job_id));
+        // One that has left has no other definition than it had.
+        let redefined = delta.defined.contains(&run.job_id) && self.table.state_of(&run.job_id).is_some();
+        let before = self.before.jobs.get(&run.job_id).filter(|_| !redefined);
         let revision = before.map_or(self.epoch, |(row, _)| row.revision);
         Ok(RunRow {
             id: run.id,

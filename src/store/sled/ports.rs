@@ -18,9 +18,12 @@ use std::sync::PoisonError;
 
 #[async_trait]
 impl PluginStore for SledStore {
-    async fn put(&self, plugin: Plugin) -> Result<()> {
-        let home = self.home.clone();
+    async fn replace(&self, before: Option<&Plugin>, plugin: Plugin) -> Result<bool> {
+        let (home, before) = (self.home.clone(), before.cloned());
         self.write(move |open| {
+            if plugins(&open.plugins).get(&plugin.name) != before.as_ref() {
+                return Ok(false);
+            }
             let mut writes = Writes::default();
             let bytes = serde_json::to_vec(&plugin).map_err(|e| Error::host("cannot encode a plugin", e))?;
             open.put_pieces(PLUGIN, plugin.name.as_str().as_bytes(), Some(&bytes), &mut writes)?;
@@ -28,7 +31,7 @@ impl PluginStore for SledStore {
             open.plugins.write().unwrap_or_else(PoisonError::into_inner).insert(plugin.name.clone(), plugin);
             component::drop_unused(&home, plugins(&open.plugins).values());
             open.changed = true;
-            Ok(())
+            Ok(true)
         })
         .await
     }

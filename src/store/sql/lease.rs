@@ -61,8 +61,12 @@ impl<D: Dialect> Sql<D> {
         let rows = self.query(sql, &[ACTIVE.into()]).await?;
         let row = rows.first().ok_or_else(lost)?;
         let (now, active) = (row.int(0)?, row.number(1)?);
+        if active == lease && !wanted.claims {
+            let sql = "UPDATE sandclock_counter SET value = 0 WHERE id = ? AND value = ?".into();
+            self.execute(sql, &[ACTIVE.into(), lease.into()]).await?;
+        }
         let may_claim =
-            active == lease || (wanted.claims && !self.holds(active).await? && self.take_right(lease).await?);
+            wanted.claims && (active == lease || (!self.holds(active).await? && self.take_right(lease).await?));
         Ok(Some(Renewed { now, may_claim }))
     }
 

@@ -29,6 +29,7 @@ use dialect::Dialect;
 use session::{JOB, RUN, Row, RunKey, Session, Value};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyPool, ConnectOptions, Connection, Executor};
+use std::collections::{BTreeSet, HashSet};
 use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
@@ -150,8 +151,8 @@ impl<D: Dialect> Database for Sql<D> {
         self.find(transaction, wanted).await
     }
 
-    async fn commit(&self, transaction: Session, written: Written) -> Result<Committed, CommitError> {
-        self.write(transaction, &written).await
+    async fn commit(&self, transaction: Session, written: &Written) -> Result<Committed, CommitError> {
+        self.write(transaction, written).await
     }
 
     async fn abandon(&self, transaction: Session) {
@@ -192,6 +193,21 @@ impl<D: Dialect> Database for Sql<D> {
         let sql = format!("{} WHERE {{}}", runs());
         let rows = self.with(async |session| session.query_in(&sql, "id", &values).await).await?;
         rows.iter().map(Row::run).collect()
+    }
+
+    async fn claimed(&self, fires: &[&RunRow]) -> Result<Vec<(RunId, JobId)>> {
+        let times: HashSet<_> = fires.iter().filter_map(|row| Some((&row.job, row.fire?, row.revision))).collect();
+        let (first, last) =
+            (fires.iter().filter_map(|row| row.fire).min(), fires.iter().filter_map(|row| row.fire).max());
+        let (Some(first), Some(last)) = (first, last) else { return Ok(Vec::new()) };
+        let jobs: BTreeSet<&JobId> = fires.iter().map(|row| &row.job).collect();
+        let jobs: Vec<Value<'_>> = jobs.into_iter().map(Value::from).collect();
+        // Two numbers that are in the statement itself.
+        let sql = format!("{} WHERE {{}} AND fire >= {first} AND fire <= {last}", runs());
+        let rows = self.with(async |session| session.query_in(&sql, "job", &jobs).await).await?;
+        let rows: Vec<RunRow> = rows.iter().map(Row::run).collect::<Result<_>>()?;
+        let same = |row: &RunRow| row.fire.is_some_and(|fire| times.contains(&(&row.job, fire, row.revision)));
+        Ok(rows.into_iter().filter(same).map(|row| (row.id, row.job)).collect())
     }
 
     async fn list_runs(&self, query: &RunQuery) -> Result<Vec<RunRow>> {
@@ -309,8 +325,12 @@ impl<D: Dialect> Database for Sql<D> {
         self.put(kind, key, bytes).await
     }
 
+    async fn replace_record(&self, kind: Kind, key: &str, before: Option<&[u8]>, bytes: &[u8]) -> Result<bool> {
+        self.replace(kind, key, before, bytes).await
+    }
+
     async fn record(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>> {
-        let sql = "SELECT body FROM sandclock_record WHERE kind = ? AND name = ? ORDER BY piece".into();
+        let sql = record::RECORD.into();
         record::whole(&self.query(sql, &[kind.as_str().into(), key.into()]).await?)
     }
 

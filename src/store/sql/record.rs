@@ -22,6 +22,26 @@ pub fn whole(rows: &[Row]) -> Result<Option<Vec<u8>>> {
     Ok(Some(all).filter(|_| !rows.is_empty()))
 }
 
+/// The pieces of a record.
+pub const RECORD: &str = "SELECT body FROM sandclock_record WHERE kind = ? AND name = ? ORDER BY piece";
+
+async fn put<D: Dialect>(session: &mut Session, kind: Kind, key: &str, bytes: &[u8]) -> sqlx::Result<()> {
+    let put = format!(
+        "INSERT INTO sandclock_record (kind, name, piece, body, written) VALUES (?, ?, ?, ?, {}){}",
+        D::NOW,
+        D::or_update("kind, name, piece", &["body", "written"])
+    );
+    let mut last = 0;
+    for (n, piece) in pieces(bytes) {
+        let values: [Value<'_>; 4] = [kind.as_str().into(), key.into(), n.into(), piece.into()];
+        session.execute(put.clone(), &values).await?;
+        last = n;
+    }
+    let rest = "DELETE FROM sandclock_record WHERE kind = ? AND name = ? AND piece > ?".into();
+    session.execute(rest, &[kind.as_str().into(), key.into(), last.into()]).await?;
+    renumber(session, kind).await
+}
+
 /// A plugin has come, changed or gone.
 async fn renumber(session: &mut Session, kind: Kind) -> sqlx::Result<()> {
     if kind == Kind::Plugin {
@@ -33,24 +53,28 @@ async fn renumber(session: &mut Session, kind: Kind) -> sqlx::Result<()> {
 
 impl<D: Dialect> Sql<D> {
     pub(super) async fn put(&self, kind: Kind, key: &str, bytes: &[u8]) -> Result<()> {
-        let columns = ["kind", "name", "piece", "body"].join(", ");
-        let put = format!(
-            "INSERT INTO sandclock_record ({columns}, written) VALUES (?, ?, ?, ?, {}){}",
-            D::NOW,
-            D::or_update("kind, name, piece", &["body", "written"])
-        );
         self.with(async |session| {
             session.run(D::BEGIN).await?;
-            let mut last = 0;
-            for (n, piece) in pieces(bytes) {
-                let values: [Value<'_>; 4] = [kind.as_str().into(), key.into(), n.into(), piece.into()];
-                session.execute(put.clone(), &values).await?;
-                last = n;
-            }
-            let rest = "DELETE FROM sandclock_record WHERE kind = ? AND name = ? AND piece > ?".into();
-            session.execute(rest, &[kind.as_str().into(), key.into(), last.into()]).await?;
-            renumber(session, kind).await?;
+            put::<D>(session, kind, key, bytes).await?;
             session.run("COMMIT").await
+        })
+        .await
+    }
+
+    pub(super) async fn replace(&self, kind: Kind, key: &str, before: Option<&[u8]>, bytes: &[u8]) -> Result<bool> {
+        self.with(async |session| {
+            session.run(D::BEGIN).await?;
+            // One at a time, also where there is no row yet to hold.
+            let hold = format!("SELECT value FROM sandclock_counter WHERE id = ?{}", D::FOR_UPDATE);
+            session.query(hold, &[CATALOG.into()]).await?;
+            let now = format!("{RECORD}{}", D::FOR_UPDATE);
+            let rows = session.query(now, &[kind.as_str().into(), key.into()]).await?;
+            let same = whole(&rows).is_ok_and(|now| now.as_deref() == before);
+            if same {
+                put::<D>(session, kind, key, bytes).await?;
+            }
+            session.run("COMMIT").await?;
+            Ok(same)
         })
         .await
     }

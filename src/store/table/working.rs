@@ -3,7 +3,7 @@
 
 use super::{Entry, Place, Queues, Table, set_time};
 use crate::job::{Alias, Job, JobId, JobState};
-use crate::run::Run;
+use crate::run::{Run, RunId};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -82,6 +82,15 @@ impl Table {
 
     pub fn put_back_run(&mut self, run: Run) {
         self.live.insert(run.id, run);
+    }
+
+    /// The same of one whose record is lost, by what its job knows of it; false if that is nothing.
+    pub fn put_back_going(&mut self, id: &JobId, run: RunId) -> bool {
+        let Some(entry) = self.jobs.warm(id) else { return false };
+        let running = entry.state.running.iter().find(|running| running.id == run).cloned();
+        let Some(run) = running.and_then(|running| self.run_of(id, &running)) else { return false };
+        self.put_back_run(run);
+        true
     }
 
     pub fn position(&self, id: &JobId) -> Option<Position> {
