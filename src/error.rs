@@ -41,7 +41,7 @@ pub enum Error {
     #[error("no node with lease {0} (`sandclock node list` shows them)")]
     NodeNotFound(u64),
     #[error(
-        "node `{name}` lives: it has renewed its lease {lease} (`sandclock node remove --force` interrupts what it runs)"
+        "lease {lease} of node `{name}` has not run out (when it has, others take over; if you know that it is dead, `sandclock node remove --force {lease}` has them do so now)"
     )]
     NodeLives { name: String, lease: u64 },
     #[error("no secret `{0}` (`sandclock secret list` shows them)")]

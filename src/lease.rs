@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -94,6 +95,11 @@ impl Lease {
         Term { number: self.number(), lease: self.clone() }
     }
 
+    /// The term that has this number, which may be over.
+    pub fn term_of(&self, number: i64) -> Term {
+        Term { lease: self.clone(), number }
+    }
+
     fn number(&self) -> i64 {
         self.0.as_ref().map_or(0, |kept| kept.page.term().load(Ordering::Acquire))
     }
@@ -107,14 +113,26 @@ pub struct Term {
 }
 
 impl Term {
+    /// By which another process knows it.
+    pub fn number(&self) -> i64 {
+        self.number
+    }
+
     /// Whether it goes on.
     pub fn holds(&self) -> bool {
         // The end is looked at last: it is set to nothing before the number changes.
         self.lease.number() == self.number && self.lease.holds()
     }
 
-    /// Waits until it is over.
+    /// Waits until it is over. Whatever else wakes its task, that is looked at anew: timers stand still
+    /// while a machine sleeps.
     pub async fn ended(&self) {
+        let mut waiting = std::pin::pin!(self.wait());
+        let end = |cx: &mut Context<'_>| if self.holds() { waiting.as_mut().poll(cx) } else { Poll::Ready(()) };
+        std::future::poll_fn(end).await;
+    }
+
+    async fn wait(&self) {
         let Some(kept) = &self.lease.0 else { return std::future::pending().await };
         let mut changed = kept.changed.subscribe();
         loop {

@@ -12,12 +12,12 @@ use std::process::ExitCode;
 pub enum NodeCommand {
     /// List the nodes that share the store.
     List,
-    /// Take over from a node that is known to be dead, without waiting for its lease to run out.
+    /// End the lease of a node that is known to be dead, so that its runs are taken over now.
     Remove {
         /// The number of its lease, which `node list` shows.
         #[arg(value_name = "LEASE")]
         lease: u64,
-        /// Also if it lives: what it runs is interrupted.
+        /// Also while the lease holds: if the node lives, what it runs is interrupted.
         #[arg(long)]
         force: bool,
     },
@@ -43,7 +43,7 @@ pub async fn run(command: NodeCommand, client: &Client, output: Output) -> Done 
 fn rows(nodes: &List<Node>) -> Vec<Vec<String>> {
     let row = |node: &Node| {
         let holds = node.left.map_or("run out".to_owned(), |left| format!("{left:.0}s"));
-        let (lives, runs) = (node.left.is_some(), !node.lanes.is_empty());
+        let (lives, runs) = (node.left.is_some(), !node.executors.is_empty());
         let notes = [
             (node.own, "this one"),
             (lives && !runs, "runs nothing"),
@@ -51,7 +51,7 @@ fn rows(nodes: &List<Node>) -> Vec<Vec<String>> {
             (!lives, "being taken over"),
         ];
         let notes: Vec<&str> = notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note).collect();
-        vec![node.lease.to_string(), node.name.clone(), node.lanes.join(" "), holds, notes.join(", ")]
+        vec![node.lease.to_string(), node.name.clone(), node.executors.join(" "), holds, notes.join(", ")]
     };
     nodes.items.iter().map(row).collect()
 }

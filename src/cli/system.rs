@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub async fn status(client: &Client, output: Output) -> Done {
     let status: Status = client.get("/v1/status").await?;
     let nodes: List<Node> = client.get("/v1/nodes").await?;
-    let running = nodes.items.iter().filter(|node| node.left.is_some() && !node.lanes.is_empty()).count();
+    let running = nodes.items.iter().filter(|node| node.left.is_some() && !node.executors.is_empty()).count();
     output.show(&status, || {
         let phase = match client {
             Client::Daemon { .. } => format!("{:?}", status.phase).to_lowercase(),

@@ -2,7 +2,7 @@
 
 mod store;
 
-pub use store::{check_url, shown};
+pub use store::{check_url, is_remote, shown};
 
 use crate::child::THIS_PROGRAM;
 use crate::error::{Error, Result};
@@ -176,6 +176,13 @@ impl App {
     pub async fn store_counts(&self) -> Option<Result<Counts>> {
         let alias = Alias::default();
         tokio::time::timeout(STORE_TIME_MAX, self.scheduler.counts(&alias)).await.ok()
+    }
+
+    /// Whether the default store answers; `None` if it does not within two seconds.
+    pub async fn store_answers(&self) -> Option<Result<()>> {
+        let alias = Alias::default();
+        let answered = tokio::time::timeout(STORE_TIME_MAX, self.scheduler.last_event(&alias)).await;
+        answered.ok().map(|answer| answer.map(drop))
     }
 
     /// Ends what runs within `grace` and closes the store.

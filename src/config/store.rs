@@ -35,19 +35,26 @@ pub fn check_url(url: &str) -> std::result::Result<(), Invalid> {
     // The rest may hold a password.
     let refused = |reason: String| Invalid::new("store", format!("{scheme}://…"), reason);
     let built = [
-        ("postgres", cfg!(feature = "postgres")),
-        ("postgresql", cfg!(feature = "postgres")),
-        ("mysql", cfg!(feature = "mysql")),
-        ("sqlite", cfg!(feature = "sqlite")),
-        ("redis", cfg!(feature = "redis")),
-        ("rediss", cfg!(feature = "redis")),
+        ("postgres", "postgres", cfg!(feature = "postgres")),
+        ("postgresql", "postgres", cfg!(feature = "postgres")),
+        ("mysql", "mysql", cfg!(feature = "mysql")),
+        ("sqlite", "sqlite", cfg!(feature = "sqlite")),
+        ("redis", "redis", cfg!(feature = "redis")),
+        ("rediss", "redis", cfg!(feature = "redis")),
     ];
-    match built.iter().find(|(name, _)| *name == scheme) {
-        Some((_, true)) => Ok(()),
-        Some((name, false)) => Err(refused(format!("this program was built without it (`--features {name}`)"))),
+    match built.iter().find(|(name, ..)| *name == scheme) {
+        Some((.., true)) => Ok(()),
+        Some((_, feature, false)) => {
+            Err(refused(format!("this program was built without it (`--features {feature}`)")))
+        }
         None => Err(refused("it is none that there is".into())
             .hint("`postgres://user:password@host/database`, `mysql://…`, `redis://…` or `sqlite:///path/to/file`")),
     }
+}
+
+/// Whether the store of a URL is a server, which may be away for a while.
+pub fn is_remote(url: &str) -> bool {
+    !url.starts_with("sqlite:")
 }
 
 /// A store's URL as it may be shown: without what comes before the host, which may be a password, and

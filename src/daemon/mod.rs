@@ -6,7 +6,7 @@ mod supervisor;
 
 pub use log::{LogHandle, log_to_stderr};
 
-use crate::config::{App, AppOptions, Wall, socket_path};
+use crate::config::{App, AppOptions, Wall, is_remote, socket_path};
 use crate::error::{Error, Result};
 use crate::http::{Api, serve_tcp, serve_unix};
 use crate::observe::{Observers, TraceOptions, Traces};
@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long answers may go on after the last run has ended: streams would go on for ever.
 const ANSWERS_TIME_MAX: Duration = Duration::from_secs(1);
+/// How soon a database that could not be reached is tried again.
+const OPEN_AGAIN_FIRST: Duration = Duration::from_secs(1);
+const OPEN_AGAIN_MAX: Duration = Duration::from_secs(15);
 
 /// Serves until a signal, or a caller, asks for the end.
 pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Result<()> {
@@ -29,7 +32,7 @@ pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Resu
     let wall = if settings.in_process { Wall::None } else { Wall::Process { strict: settings.strict } };
     let home = sources.home.clone();
     let executors = settings.executors.iter().map(|(alias, slots)| (alias.clone(), usize::from(*slots)));
-    let app = App::open(AppOptions {
+    let options = AppOptions {
         home: home.clone(),
         store: settings.store.clone(),
         lease: settings.lease,
@@ -37,8 +40,11 @@ pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Resu
         slots: settings.slots.into(),
         executors: executors.collect(),
         wall,
-    })
-    .await?;
+    };
+    let app = tokio::select! {
+        app = open(options) => app?,
+        () = signals.stop.wait() => return Ok(()),
+    };
     let daemon = Daemon::open(app, settings, sources, log).await?;
     let served = daemon.run(&mut signals).await;
     let own_socket = daemon.own_socket;
@@ -47,6 +53,21 @@ pub async fn serve(sources: Sources, settings: Settings, log: LogHandle) -> Resu
         let _ = std::fs::remove_file(socket_path(&home));
     }
     served.and(closed)
+}
+
+/// Opens the installation. A database that cannot be reached is waited for, as it is later on.
+async fn open(options: AppOptions) -> Result<App> {
+    let mut pause = OPEN_AGAIN_FIRST;
+    loop {
+        match App::open(options.clone()).await {
+            Err(error @ Error::StoreFailed { .. }) if options.store.as_deref().is_some_and(is_remote) => {
+                tracing::warn!(error = error.chain(), again = ?pause, "cannot open the store; it is tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(OPEN_AGAIN_MAX);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 struct Daemon {
@@ -107,8 +128,7 @@ impl Daemon {
         let stopped = self.api.stopped();
         loop {
             tokio::select! {
-                _ = signals.interrupt.recv() => return Ok(()),
-                _ = signals.terminate.recv() => return Ok(()),
+                () = signals.stop.wait() => return Ok(()),
                 () = stopped.cancelled() => return Ok(()),
                 _ = signals.hangup.recv() => self.reload(),
                 () = self.supervisor.next_sign() => self.sign().await,
@@ -119,7 +139,9 @@ impl Daemon {
     /// Tells the supervisor that the daemon lives, if it does.
     async fn sign(&self) {
         match (self.app.store_counts().await, self.app.scheduler.phase()) {
-            (Some(Ok(counts)), Phase::Running | Phase::Paused) => self.supervisor.alive(&counts),
+            (Some(Ok(counts)), Phase::Running | Phase::Paused) => self.supervisor.alive(Some(&counts)),
+            // A database that others have too is waited for; another process could do no more.
+            (_, Phase::Running | Phase::Paused) if self.app.nodes.is_some() => self.supervisor.alive(None),
             (answers, phase) => tracing::warn!(?answers, ?phase, "no sign of life for the supervisor"),
         }
     }
@@ -170,8 +192,7 @@ impl Daemon {
 }
 
 struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
+    stop: Stop,
     hangup: Signal,
 }
 
@@ -179,9 +200,23 @@ impl Signals {
     fn new() -> Result<Self> {
         let listen = |kind| signal(kind).map_err(|e| Error::host("cannot listen for signals", e));
         Ok(Signals {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
+            stop: Stop { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? },
             hangup: listen(SignalKind::hangup())?,
         })
+    }
+}
+
+/// What asks for the end.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

@@ -35,8 +35,14 @@ impl Supervisor {
         tell(&[NotifyState::Stopping]);
     }
 
-    pub fn alive(&self, counts: &Counts) {
-        let status = format!("{} jobs, {} running, {} quarantined", counts.jobs, counts.running, counts.quarantined);
+    /// `counts` are of the store, if it gives them in time.
+    pub fn alive(&self, counts: Option<&Counts>) {
+        let status = match counts {
+            Some(counts) => {
+                format!("{} jobs, {} running, {} quarantined", counts.jobs, counts.running, counts.quarantined)
+            }
+            None => "the database does not answer in time".to_owned(),
+        };
         tell(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
     }
 }

@@ -124,11 +124,12 @@ impl PluginHost {
 
     /// What is needed to start a run now.
     async fn ready(&self, claimed: Claimed) -> Result<Ready> {
+        let term = self.sandbox.term();
         let Claimed { run, job, values } = claimed;
         let (component, grants) = self.resolve(&job).await?;
         let call = self.load(&component.digest).await?.bind(&job)?;
         let given = self.given(&component, grants, values).await?;
-        let setting = Setting::new(&run, &job, self.clock.now()).given(given);
+        let setting = Setting::new(&run, &job, self.clock.now()).in_term(&term).given(given);
         Ok(Ready { sandbox: self.sandbox.clone(), call, setting, digest: component.digest })
     }
 

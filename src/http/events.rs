@@ -104,7 +104,7 @@ async fn stream(api: &Api, caller: Caller, query: &ListQuery, headers: &HeaderMa
         }
     };
     // A number that is not given yet is of another store, before a restore perhaps.
-    let newest = app.scheduler.counts(&super::default_store()).await?.last_event;
+    let newest = app.scheduler.last_event(&super::default_store()).await?;
     let last = known.unwrap_or(newest).min(newest);
     let follower = Follower { app, mask, last, stored: VecDeque::new(), reading: known.is_some(), live, _place: place };
     Ok(EventStream::new(

@@ -40,6 +40,7 @@ files![
     "views/job_form.js",
     "views/jobs.js",
     "views/login.js",
+    "views/nodes.js",
     "views/plugin.js",
     "views/plugins.js",
     "views/run.js",

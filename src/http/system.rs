@@ -132,7 +132,7 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, Problem> {
         Phase::Paused => return Err(not_ready("the scheduler is paused (`sandclock resume` has it fire)")),
         Phase::Running | Phase::Stopped => return Err(not_ready("the daemon is beginning or ending")),
     }
-    match api.app.store_counts().await {
+    match api.app.store_answers().await {
         Some(Ok(_)) => Ok(Json(Health { status: "ready" })),
         Some(Err(_)) => Err(not_ready("the job store failed and is tried again")),
         None => Err(not_ready("the job store does not answer")),

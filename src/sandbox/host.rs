@@ -11,6 +11,7 @@ use super::output::Written;
 use super::redact::Redactor;
 use super::setting::{Given, Setting, Uses};
 use crate::grant::{Capability, Use};
+use crate::lease::Term;
 use crate::run::{LogLevel, LogLine, RunLogs};
 use crate::values::{Draft, ValueChanges};
 use chrono::{DateTime, Utc};
@@ -95,7 +96,7 @@ impl State {
     pub async fn new(
         setting: &Setting,
         argv: &[String],
-        client: Option<Arc<Client>>,
+        client: Option<(Arc<Client>, Term)>,
         shares: &Shares,
     ) -> Result<Self, String> {
         let limits = &setting.limits;
@@ -137,7 +138,7 @@ impl State {
                 attempt: setting.attempt,
                 deadline: setting.deadline().into(),
             },
-            http: client.map(|client| Http::new(client, &given, uses.clone(), setting.fence())),
+            http: client.map(|(client, term)| Http::new(client, term, &given, uses.clone(), setting.fence())),
             http_ctx,
             draft: Draft::new(given.values.clone()),
             quotas,

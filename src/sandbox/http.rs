@@ -8,7 +8,7 @@ mod leased;
 use super::connect::{Connect, ConnectError};
 use super::setting::{Given, Uses};
 use crate::grant::{Grants, HttpGrant, Pick, SecretName};
-use crate::lease::Lease;
+use crate::lease::Term;
 use crate::secret::Secret;
 use body::{Bounded, Masked, mask_headers};
 use http::uri::{PathAndQuery, Scheme};
@@ -53,20 +53,21 @@ pub struct Client {
     connect: Arc<dyn Connect>,
     tls: tokio_rustls::TlsConnector,
     requests: Arc<Semaphore>,
-    lease: Lease,
 }
 
 impl Client {
     /// A client that trusts what the machine trusts (`SSL_CERT_FILE` names other roots).
-    pub fn new(connect: Arc<dyn Connect>, lease: Lease) -> Self {
+    pub fn new(connect: Arc<dyn Connect>) -> Self {
         let requests = Arc::new(Semaphore::new(REQUESTS_OF_ALL_MAX));
-        Client { connect, lease, tls: Arc::new(crate::tls::client()).into(), requests }
+        Client { connect, tls: Arc::new(crate::tls::client()).into(), requests }
     }
 }
 
 /// The requests of one run.
 pub struct Http {
     client: Arc<Client>,
+    /// Nothing is sent after it.
+    term: Term,
     grants: Arc<Grants>,
     secrets: Vec<(SecretName, Secret)>,
     uses: Uses,
@@ -88,10 +89,10 @@ struct Allowed {
 }
 
 impl Http {
-    pub fn new(client: Arc<Client>, given: &Given, uses: Uses, fence: Option<String>) -> Self {
+    pub fn new(client: Arc<Client>, term: Term, given: &Given, uses: Uses, fence: Option<String>) -> Self {
         let secrets = given.secrets.iter().map(|(name, secret)| (name.clone(), secret.clone())).collect();
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Http { client, grants: given.grants.clone(), secrets, uses, requests, fence, made: 0 }
+        Http { client, term, grants: given.grants.clone(), secrets, uses, requests, fence, made: 0 }
     }
 
     fn allow(&self, mut request: Request<WasiBody>, options: Option<RequestOptions>) -> Result<Allowed> {
@@ -202,13 +203,14 @@ impl WasiHttpHooks for Http {
             Err(error) => return Box::new(async { Err(error) }),
         };
         let (client, requests, uses) = (self.client.clone(), self.requests.clone(), self.uses.clone());
+        let term = self.term.clone();
         // Those that the guest is not to see.
         let unseen = |name: &SecretName| {
             self.grants.secrets.iter().any(|granted| granted.name == *name && granted.host.is_some())
         };
         let secrets = self.secrets.iter().filter(|(name, _)| unseen(name)).map(|(_, secret)| secret.clone());
         let secrets: Vec<Secret> = secrets.collect();
-        Box::new(async move { send(&client, requests, &uses, secrets, allowed).await })
+        Box::new(async move { send(&client, &term, requests, &uses, secrets, allowed).await })
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
@@ -225,6 +227,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 async fn send(
     client: &Client,
+    term: &Term,
     requests: Arc<Semaphore>,
     uses: &Uses,
     secrets: Vec<Secret>,
@@ -235,7 +238,7 @@ async fn send(
     // The wait for a slot is within the time for connecting: otherwise a guest could pile them up.
     let connecting = async {
         let slots = slots(client, requests).await?;
-        let stream = open(client, uses, &grant, tls).await?;
+        let stream = open(client, term, uses, &grant, tls).await?;
         let mut builder = hyper::client::conn::http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
         Ok::<_, Error>((slots, builder.handshake::<_, WasiBody>(TokioIo::new(stream)).await?))
@@ -275,7 +278,7 @@ async fn slots(client: &Client, requests: Arc<Semaphore>) -> Result<[OwnedSemaph
     ])
 }
 
-async fn open(client: &Client, uses: &Uses, grant: &HttpGrant, tls: bool) -> Result<Box<dyn Stream>> {
+async fn open(client: &Client, term: &Term, uses: &Uses, grant: &HttpGrant, tls: bool) -> Result<Box<dyn Stream>> {
     let stream = client.connect.connect(grant).await.map_err(|error| match error {
         ConnectError::Denied(_) => {
             uses.record(Pick::Http { host: grant.host().to_owned(), port: grant.port() }, true);
@@ -284,7 +287,7 @@ async fn open(client: &Client, uses: &Uses, grant: &HttpGrant, tls: bool) -> Res
         ConnectError::Unresolved => Error::DnsError { rcode: None, info_code: None },
         ConnectError::Refused => Error::ConnectionRefused,
     })?;
-    let stream = Leased::new(stream, client.lease.term());
+    let stream = Leased::new(stream, term.clone());
     if !tls {
         return Ok(Box::new(stream));
     }

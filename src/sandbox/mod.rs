@@ -282,7 +282,7 @@ impl Sandbox {
     }
 
     fn client(&self) -> Arc<Client> {
-        self.client.get_or_init(|| Arc::new(Client::new(self.connect.clone(), self.lease.clone()))).clone()
+        self.client.get_or_init(|| Arc::new(Client::new(self.connect.clone()))).clone()
     }
 
     /// Compiled code that is kept. Errors: the component is known to break the compiler.
@@ -333,10 +333,15 @@ impl Sandbox {
         unsafe { Component::deserialize(&self.engine, &code) }.map_err(|e| refused(&e))
     }
 
+    /// The lease's term that is now.
+    pub fn term(&self) -> Term {
+        self.lease.term()
+    }
+
     /// Runs a call to its end, its timeout, or its cancellation.
     pub async fn call(&self, call: Call, setting: &Setting, cancel: &CancellationToken) -> Ended {
         let limits = &setting.limits;
-        let term = self.lease.term();
+        let term = setting.term.map_or_else(|| self.lease.term(), |number| self.lease.term_of(number));
         let internal = |error: String| Ended::without_a_call(Outcome::Internal { error });
         let timed_out = || Outcome::TimedOut { error: timed_out(limits.timeout) };
         let until = tokio::time::Instant::now() + limits.timeout;
@@ -345,7 +350,7 @@ impl Sandbox {
             biased;
             () = term.ended() => return Ended::without_a_call(Outcome::Interrupted),
             () = cancel.cancelled() => return Ended::without_a_call(Outcome::Cancelled),
-            made = tokio::time::timeout_at(until, self.state(setting, &call)) => made,
+            made = tokio::time::timeout_at(until, self.state(setting, &call, &term)) => made,
         };
         let state = match made {
             Ok(Ok(state)) => state,
@@ -390,8 +395,8 @@ impl Sandbox {
         Ended { outcome, usage, logs, uses, values }
     }
 
-    async fn state(&self, setting: &Setting, call: &Call) -> Result<State, String> {
-        let client = call.plugin().asks().contains(&Capability::Http).then(|| self.client());
+    async fn state(&self, setting: &Setting, call: &Call, term: &Term) -> Result<State, String> {
+        let client = call.plugin().asks().contains(&Capability::Http).then(|| (self.client(), term.clone()));
         State::new(setting, &call.argv, client, &self.shares).await
     }
 

@@ -3,6 +3,7 @@
 use super::output::Written;
 use crate::grant::{Grants, Pick, SecretName, Use};
 use crate::job::{Job, Limits};
+use crate::lease::Term;
 use crate::run::{Run, RunId, RunLogs, USES_MAX};
 use crate::secret::Secret;
 use crate::values::Values;
@@ -20,6 +21,8 @@ pub struct Setting {
     pub scheduled_time: DateTime<Utc>,
     pub attempt: u32,
     pub epoch: Option<u64>,
+    /// The term of the lease that it belongs to; the one that it begins in, if there is none.
+    pub term: Option<i64>,
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub started: DateTime<Utc>,
     pub limits: Limits,
@@ -75,12 +78,18 @@ impl Setting {
             scheduled_time: run.scheduled_time,
             attempt: run.attempt,
             epoch: run.epoch,
+            term: None,
             started,
             limits: job.limits,
             deterministic: job.deterministic,
             given: Given::default(),
             live: Live::default(),
         }
+    }
+
+    #[must_use]
+    pub fn in_term(self, term: &Term) -> Self {
+        Setting { term: Some(term.number()), ..self }
     }
 
     #[must_use]

@@ -232,7 +232,7 @@ impl Listeners {
     }
 
     async fn last_event(&self) -> Result<u64> {
-        Ok(self.0.scheduler.counts(&Alias::default()).await?.last_event)
+        self.0.scheduler.last_event(&Alias::default()).await
     }
 
     fn spawn(&self, listener: Listener, progress: Progress) -> Entry {

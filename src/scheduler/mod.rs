@@ -343,6 +343,11 @@ impl Scheduler {
         self.store(store)?.list_events(since, limit).await
     }
 
+    /// The number of a store's last event.
+    pub async fn last_event(&self, store: &Alias) -> Result<u64> {
+        self.store(store)?.last_event().await
+    }
+
     pub async fn counts(&self, store: &Alias) -> Result<Counts> {
         self.store(store)?.counts().await
     }

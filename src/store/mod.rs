@@ -505,8 +505,8 @@ pub struct Node {
     /// The number of its lease.
     pub lease: u64,
     pub name: String,
-    /// The executors that it has, each with the tag that it serves, if any.
-    pub lanes: Vec<String>,
+    /// The executors that it has.
+    pub executors: Vec<String>,
     /// Seconds that its lease still holds; absent once it has run out and its runs are being taken over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<f64>,

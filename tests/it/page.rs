@@ -32,13 +32,27 @@ fn ready_for_browsers() -> Option<PathBuf> {
     Some(dir)
 }
 
-fn drive(size: &str) {
+fn drive(size: &str, store: &str) {
     let Some(dir) = ready_for_browsers() else { return };
     component("hello");
-    let served = Served::of(Home::new(), &[]);
+    let home = Home::new();
+    let url = format!("sqlite://{}", home.path().join("jobs.db").display());
+    let served = match store {
+        "shared" => Served::of(home, &["--store", &url]),
+        _ => Served::of(home, &[]),
+    };
     let output = Command::new("node")
         .arg("run.mjs")
-        .args(["--url", &format!("http://{}", served.address), "--token", &served.token, "--size", size])
+        .args([
+            "--url",
+            &format!("http://{}", served.address),
+            "--token",
+            &served.token,
+            "--size",
+            size,
+            "--store",
+            store,
+        ])
         .arg("--plugins")
         .arg(root().join("plugins/target/wasm32-wasip2/release"))
         .arg("--out")
@@ -53,12 +67,12 @@ fn drive(size: &str) {
 
 #[test]
 fn the_page_works_on_a_desktop() {
-    drive("desktop");
+    drive("desktop", "home");
 }
 
 #[test]
 fn the_page_works_on_a_phone() {
-    drive("phone");
+    drive("phone", "shared");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 // Drives the page of a fresh daemon through everything that it can do.
 //
-//   node run.mjs --url http://127.0.0.1:7878 --token TOKEN --plugins DIR --out DIR --size desktop|phone
+//   node run.mjs --url http://127.0.0.1:7878 --token TOKEN --plugins DIR --out DIR --size desktop|phone --store home|shared
 //
 // DIR of the plugins has hello.wasm, counter.wasm, unruly.wasm and report.wasm; the token is an operator's.
 
@@ -8,7 +8,7 @@ import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { Browser, assert, options } from './browser.mjs';
 
-const { url, token, plugins, out, size } = options(process.argv.slice(2), ['url', 'token', 'plugins', 'out', 'size']);
+const { url, token, plugins, out, size, store } = options(process.argv.slice(2), ['url', 'token', 'plugins', 'out', 'size', 'store']);
 mkdirSync(out, { recursive: true });
 
 /** What a guest may try: markup, escapes of terminals, marks that reorder text. */
@@ -374,6 +374,16 @@ step('the scheduler is paused and resumed from above', async () => {
   await bar.getByText('scheduling', { exact: true }).waitFor();
 });
 
+step('the nodes that share a store are shown', async () => {
+  await browser.view('#/nodes', 'Nodes');
+  if (store === 'shared') {
+    await main.getByText('this one').waitFor();
+    await main.getByText('runs', { exact: true }).waitFor();
+    await page.getByRole('navigation', { name: 'Views' }).getByText('Nodes').waitFor();
+  } else await browser.says('sandclock serve --store postgres://…');
+  await browser.shot('nodes');
+});
+
 step('secrets go in and are removed, and a short one is refused', async () => {
   browser.allowed.push(/400/);
   await browser.view('#/secrets', 'Secrets');
@@ -438,6 +448,7 @@ step('every view is sound and accessible in both themes', async () => {
     ['#/add-plugin', 'Add a plugin'],
     ['#/events', 'Events'],
     ['#/failures', 'Failures'],
+    ['#/nodes', 'Nodes'],
     ['#/secrets', 'Secrets'],
     ['#/nowhere', 'Nothing here'],
   ];

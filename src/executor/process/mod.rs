@@ -79,6 +79,8 @@ impl ProcessExecutor {
     }
 
     async fn run(&self, claimed: Claimed, began: Began, cancel: CancellationToken) -> Result<Report> {
+        // A call that reaches its worker in another one does nothing there.
+        let term = self.pool.term();
         let Claimed { run, job, values } = claimed;
         let (component, grants) = self.plugins.resolve(&job).await?;
         let given = self.plugins.given(&component, grants, values).await?;
@@ -100,7 +102,7 @@ impl ProcessExecutor {
             args: job.args.clone(),
             kwargs: job.kwargs.clone(),
             picks: job.grants.clone(),
-            setting: Setting::new(&run, &job, started).given(given),
+            setting: Setting::new(&run, &job, started).in_term(&term).given(given),
         };
         let _place = Place { executor: self, worker: &worker, id, run: run.id };
         if let Err(error) = worker.send(frame) {

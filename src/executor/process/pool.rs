@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::executor::PluginHost;
 use crate::grant::{Capability, Grants};
 use crate::jail;
-use crate::lease::Lease;
+use crate::lease::{Lease, Term};
 use crate::sandbox::connect::Connect;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::HashMap;
@@ -83,6 +83,11 @@ pub struct Wanted {
 }
 
 impl Pool {
+    /// The lease's term that is now.
+    pub fn term(&self) -> Term {
+        self.options.lease.term()
+    }
+
     pub fn new(mut options: PoolOptions) -> Result<Arc<Self>> {
         options.workers = options.workers.max(1);
         let failed = |e| Error::host("cannot start the thread that starts workers", e);

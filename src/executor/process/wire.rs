@@ -177,6 +177,7 @@ mod tests {
                 scheduled_time: DateTime::from_timestamp_micros(1_234_567).unwrap(),
                 attempt: 3,
                 epoch: None,
+                term: Some(-3),
                 started: DateTime::from_timestamp_micros(7_654_321).unwrap(),
                 limits: Limits { timeout: std::time::Duration::from_millis(1500), ..Limits::default() },
                 deterministic: true,

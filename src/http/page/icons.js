@@ -8,6 +8,7 @@ const PATHS = {
   plugins: 'M9 3v5M15 3v5M6 8h12v3a6 6 0 0 1-12 0zM12 17v4',
   events: 'M3 12h4l3-8 4 16 3-8h4',
   failures: 'M12 4 21 20H3zM12 10v4M12 17h.01',
+  nodes: 'M5 4h14v6H5zM5 14h14v6H5zM8.5 7h.01M8.5 17h.01',
   secrets: 'M8 15.5a3.5 3.5 0 1 0 0-7 3.5 3.5 0 0 0 0 7zM11.5 12H21v3.5M17 12v2.5',
   play: 'M8 5.5v13l10.5-6.5z',
   pause: 'M9 6v12M15 6v12',

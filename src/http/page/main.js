@@ -12,6 +12,7 @@ import * as failures from './views/failures.js';
 import * as job from './views/job.js';
 import * as jobForm from './views/job_form.js';
 import * as jobs from './views/jobs.js';
+import * as nodes from './views/nodes.js';
 import * as plugin from './views/plugin.js';
 import * as plugins from './views/plugins.js';
 import * as run from './views/run.js';
@@ -30,6 +31,7 @@ const ROUTES = {
   'add-plugin': { place: 'plugins', title: 'Add a plugin', all: plugins.add, needs: 'grant' },
   events: { place: 'events', title: 'Events', all: events.show },
   failures: { place: 'failures', title: 'Failures', all: failures.show },
+  nodes: { place: 'nodes', title: 'Nodes', all: nodes.show },
   secrets: { place: 'secrets', title: 'Secrets', all: secrets.show },
 };
 

@@ -41,15 +41,25 @@ function toggleTheme() {
   }
 }
 
+function link([name, words]) {
+  return h('a', { href: `#/${name}`, 'data-place': name }, icon(name), h('span', words));
+}
+
 /** Builds the frame in `root`; gives the place of views, and what marks where one is. */
 export function frame(root, { signedOut, signal }) {
-  const places = PLACES.map(([name, words]) => h('a', { href: `#/${name}`, 'data-place': name }, icon(name), h('span', words)));
+  const places = PLACES.map(link);
+  const nav = h('nav.places', { 'aria-label': 'Views' }, places);
   const main = h('main', { id: 'main', tabindex: -1 });
   replace(
     root,
-    h('header.bar', h('a.brand', { href: '#/jobs', 'aria-label': 'Sandclock, to the jobs' }, h('img', { src: '/page/icon.svg', alt: '', width: 28, height: 28 }), h('span', 'Sandclock')), h('nav.places', { 'aria-label': 'Views' }, places), status(signal), account(signedOut)),
+    h('header.bar', h('a.brand', { href: '#/jobs', 'aria-label': 'Sandclock, to the jobs' }, h('img', { src: '/page/icon.svg', alt: '', width: 28, height: 28 }), h('span', 'Sandclock')), nav, status(signal), account(signedOut)),
     main,
   );
+  api
+    .get('/v1/nodes', { signal })
+    .then(({ items }) => items.length > 0 && (places.push(link(['nodes', 'Nodes'])), nav.append(places.at(-1))))
+    // A view says that nothing answers.
+    .catch(() => {});
   return {
     main,
     mark(name) {

@@ -10,8 +10,8 @@ mod write;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, Wanted, Written, failed, job_id, run_id,
-    text,
+    NodeState, Pruned, Renewal, Renewed, RunQuery, RunRow, Settled, SharedOptions, SharedStore, Wanted, Written,
+    failed, job_id, run_id, text,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
@@ -37,6 +37,8 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 const IDLE_TIME_MAX: Duration = Duration::from_millis(2500);
 const LOCK_TIME_MAX: Duration = Duration::from_secs(3);
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long an answer may take beside turns. The server gives up sooner, if it is there.
+const READ_TIME_MAX: Duration = Duration::from_secs(32);
 /// A plan that was made when a table was empty is kept when it has grown, so each is by an index. None of
 /// them is worth compiling.
 const PLANS: &str =
@@ -48,8 +50,8 @@ const HINT_EVERY: Duration = Duration::from_millis(20);
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// Rows that one step of forgetting removes.
 const PRUNED_MAX: i64 = 2000;
-/// Runs whose jobs are looked at for having too many.
-const RECENT_RUNS: i64 = 4000;
+/// Jobs that are looked at, one step after the other, for having too many runs.
+const PRUNED_JOBS: i64 = 1000;
 /// The key of the lock under which tables are made; any number that nobody else uses.
 const MIGRATION_LOCK: i64 = 0x5a4d_c10c;
 
@@ -97,6 +99,8 @@ impl Postgres {
             .options(settings)
             .connect_timeout(CONNECT_TIME_MAX)
             .keepalives_idle(SILENCE_MAX)
+            .keepalives_interval(SILENCE_MAX / 5)
+            .keepalives_retries(3)
             .tcp_user_timeout(SILENCE_MAX);
         if config.get_application_name().is_none() {
             config.application_name("sandclock");
@@ -134,8 +138,7 @@ impl Postgres {
     /// Asks on a connection that reads do not use up.
     async fn ask_first(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Vec<Row>> {
         let client = self.leases.get().await.map_err(|e| failed("cannot reach PostgreSQL", e))?;
-        let statement = client.prepare_cached(sql).await.map_err(database_error)?;
-        client.query(&statement, params).await.map_err(database_error)
+        query(client, sql, params).await
     }
 
     async fn counter(&self, name: &str) -> Result<u64> {
@@ -144,9 +147,7 @@ impl Postgres {
     }
 
     async fn query(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Vec<Row>> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached(sql).await.map_err(database_error)?;
-        client.query(&statement, params).await.map_err(database_error)
+        query(self.client().await?, sql, params).await
     }
 
     /// Brings the tables to this program's version, one node at a time.
@@ -157,7 +158,9 @@ impl Postgres {
         let transaction = client.transaction().await.map_err(database_error)?;
         let lock = "SELECT pg_advisory_xact_lock($1)";
         transaction.execute(lock, &[&MIGRATION_LOCK]).await.map_err(database_error)?;
-        let begin = "CREATE SCHEMA IF NOT EXISTS sandclock; \
+        // It may be there already and the right to make one not.
+        let begin = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'sandclock') \
+                     THEN CREATE SCHEMA sandclock; END IF; END $$; \
                      CREATE TABLE IF NOT EXISTS sandclock.migration (version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())";
         transaction.batch_execute(begin).await.map_err(database_error)?;
         let found = transaction.query_one("SELECT coalesce(max(version), 0) FROM migration", &[]).await;
@@ -175,6 +178,21 @@ impl Postgres {
         transaction.commit().await.map_err(database_error)?;
         let reset = format!("SET lock_timeout = {}", LOCK_TIME_MAX.as_millis());
         client.batch_execute(&reset).await.map_err(database_error)
+    }
+}
+
+/// Asks one thing. A connection on which no answer comes is closed: it would come to the next one.
+async fn query(client: Object, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Vec<Row>> {
+    let asking = async {
+        let statement = client.prepare_cached(sql).await?;
+        client.query(&statement, params).await
+    };
+    match tokio::time::timeout(READ_TIME_MAX, asking).await {
+        Ok(answer) => answer.map_err(database_error),
+        Err(_) => {
+            drop(Object::take(client));
+            Err(lost())
+        }
     }
 }
 
@@ -272,12 +290,13 @@ impl Database for Postgres {
         self.undo(transaction).await;
     }
 
-    async fn settled(&self, lease: u64, turn: u64) -> Result<Option<u64>> {
+    async fn settled(&self, lease: u64, turn: u64) -> Result<Settled> {
         // The transaction in question holds this row until it has ended.
         let sql = "SELECT number, first_event FROM turn WHERE lease = $1 FOR UPDATE";
         let rows = self.query(sql, &[&(lease as i64)]).await?;
-        let row = rows.first().filter(|row| row.get::<_, i64>(0) as u64 >= turn);
-        Ok(row.map(|row| row.get::<_, i64>(1) as u64))
+        Ok(rows.first().map_or(Settled::Unknown, |row| {
+            Settled::of(turn, row.get::<_, i64>(0) as u64, row.get::<_, i64>(1) as u64)
+        }))
     }
 
     async fn job(&self, id: &JobId) -> Result<Option<(JobRow, Vec<u8>)>> {
@@ -412,11 +431,11 @@ impl Database for Postgres {
              DELETE FROM turn WHERE lease = {lease} AND NOT EXISTS (SELECT 1 FROM lease WHERE lease = {lease}); COMMIT"
         );
         let client = self.client().await?;
-        let left = client.batch_execute(&sql).await;
-        if left.is_err() {
+        let left = tokio::time::timeout(READ_TIME_MAX, client.batch_execute(&sql)).await;
+        if !matches!(left, Ok(Ok(()))) {
             drop(Object::take(client));
         }
-        left.map_err(database_error)
+        left.map_err(|_| lost())?.map_err(database_error)
     }
 
     async fn evict(&self, lease: u64) -> Result<()> {
@@ -452,26 +471,33 @@ impl Database for Postgres {
         self.query(sql, &[&(lease as i64)]).await?.iter().map(|row| run_id(row.get(0))).collect()
     }
 
-    async fn prune(&self, kept: &Kept) -> Result<bool> {
+    async fn prune(&self, kept: &Kept) -> Result<Pruned> {
         let events = "WITH old AS (SELECT first FROM event WHERE first < (SELECT value FROM counter WHERE name = 'event') - $1 \
                       AND first + count <= (SELECT value FROM counter WHERE name = 'event') - $1 ORDER BY first LIMIT $2) \
                       DELETE FROM event WHERE first IN (SELECT first FROM old) RETURNING 1";
         let aged = "WITH old AS (SELECT id FROM run WHERE id < $1 AND ended ORDER BY id LIMIT $2), \
                     l AS (DELETE FROM log WHERE run IN (SELECT id FROM old)) \
                     DELETE FROM run WHERE id IN (SELECT id FROM old) RETURNING 1";
-        // Jobs that ran of late are the ones that have too many.
-        let many = "WITH busy AS (SELECT DISTINCT job FROM (SELECT job FROM run ORDER BY id DESC LIMIT $3) r), \
-                    old AS (SELECT o.id FROM busy, LATERAL (SELECT id FROM run WHERE job = busy.job AND ended \
-                    ORDER BY id DESC OFFSET $1 LIMIT $2) o LIMIT $2), \
+        // The jobs that have runs, each found by a step in the index.
+        let jobs = "WITH RECURSIVE j(job) AS ((SELECT job FROM run WHERE job > $1 ORDER BY job LIMIT 1) \
+                    UNION ALL SELECT (SELECT job FROM run WHERE job > j.job ORDER BY job LIMIT 1) FROM j WHERE job IS NOT NULL) \
+                    SELECT job FROM j WHERE job IS NOT NULL LIMIT $2";
+        let many = "WITH last AS (SELECT j.job, (SELECT id FROM run WHERE job = j.job ORDER BY id DESC OFFSET $1 LIMIT 1) AS id \
+                    FROM unnest($3::text[]) AS j(job)), \
+                    old AS (SELECT o.id FROM last, LATERAL (SELECT id FROM run WHERE job = last.job AND id <= last.id AND ended \
+                    ORDER BY id LIMIT $2) o LIMIT $2), \
                     l AS (DELETE FROM log WHERE run IN (SELECT id FROM old)) \
                     DELETE FROM run WHERE id IN (SELECT id FROM old) RETURNING 1";
         let oldest = kept.oldest.0.to_bytes();
+        let jobs: Vec<String> =
+            self.query(jobs, &[&kept.after, &PRUNED_JOBS]).await?.iter().map(|row| row.get(0)).collect();
         let gone = [
             self.query(events, &[&(kept.events as i64), &PRUNED_MAX]).await?.len(),
             self.query(aged, &[&oldest.as_slice(), &PRUNED_MAX]).await?.len(),
-            self.query(many, &[&(kept.runs_per_job as i64), &PRUNED_MAX, &RECENT_RUNS]).await?.len(),
+            self.query(many, &[&(kept.runs_per_job as i64), &PRUNED_MAX, &jobs]).await?.len(),
         ];
-        Ok(gone.iter().any(|gone| *gone as i64 >= PRUNED_MAX))
+        let more = gone.iter().any(|gone| *gone as i64 >= PRUNED_MAX);
+        Ok(Pruned { more, last: jobs.last().filter(|_| jobs.len() as i64 == PRUNED_JOBS).cloned() })
     }
 
     async fn put_record(&self, kind: Kind, key: &str, bytes: &[u8]) -> Result<()> {

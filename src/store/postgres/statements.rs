@@ -1,8 +1,5 @@
 //! What a turn on PostgreSQL says, as it is prepared on each connection.
 
-/// Jobs that are looked at to find one that a turn is not about.
-const UPCOMING: usize = 8;
-
 /// Arguments that runs of some jobs have of their own.
 pub const OWN_ARGUMENTS: &str = "SELECT run, arguments FROM promise WHERE job = ANY($1) AND arguments IS NOT NULL";
 
@@ -55,7 +52,7 @@ pub fn names_of(types: &[(&str, &str)]) -> String {
 
 /// The next jobs that have something to do after now, by what that is.
 fn upcoming(kind: i32, column: &str) -> String {
-    let first = format!("SELECT id, {column} FROM job WHERE {column} > $1 ORDER BY {column} LIMIT {UPCOMING}");
+    let first = format!("SELECT id, {column} FROM job WHERE {column} > $1 ORDER BY {column} LIMIT $2");
     format!("SELECT {kind}, id, {column} FROM ({first}) f{kind}")
 }
 

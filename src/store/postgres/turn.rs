@@ -116,21 +116,21 @@ pub fn ask<'a>(client: &'a Object, sql: &'a str, params: Vec<&'a (dyn ToSql + Sy
 impl Postgres {
     /// Has the statements of a turn prepared, so that sending them waits for nothing.
     pub(super) async fn prepare(&self, client: &Object, statements: &[String]) -> Result<()> {
-        for sql in statements {
-            client.prepare_cached(sql).await.map_err(database_error)?;
-        }
-        Ok(())
+        let preparing = statements.iter().map(|sql| client.prepare_cached(sql));
+        join_all(preparing).await.into_iter().try_for_each(|prepared| prepared.map(drop).map_err(database_error))
     }
 
     pub(super) async fn begin(&self, wanted: &Wanted) -> Result<Load<Session>> {
-        tokio::time::timeout(ANSWER_TIME_MAX, self.begin_now(wanted)).await.unwrap_or_else(|_| Err(lost()))
+        let session = Session(Some(self.client().await?));
+        // Once for each connection, which is kept.
+        let preparing = self.prepare(session.client()?, &self.statements.load);
+        tokio::time::timeout(ANSWER_TIME_MAX, preparing).await.map_err(|_| lost())??;
+        let beginning = self.begin_now(session, wanted);
+        tokio::time::timeout(ANSWER_TIME_MAX, beginning).await.unwrap_or_else(|_| Err(lost()))
     }
 
-    async fn begin_now(&self, wanted: &Wanted) -> Result<Load<Session>> {
-        let client = self.client().await?;
-        let session = Session(Some(client));
+    async fn begin_now(&self, session: Session, wanted: &Wanted) -> Result<Load<Session>> {
         let client = session.client()?;
-        self.prepare(client, &self.statements.load).await?;
         let mut lines = self.lines.lock().await;
         if lines.read.is_none_or(|read| read.elapsed() > LEVELS_AGE_MAX) {
             self.read_levels(client, &mut lines).await?;
@@ -151,6 +151,8 @@ impl Postgres {
             .flat_map(|lane| lines.priorities(lane).into_iter().map(|priority| (lane.as_str(), priority)))
             .unzip();
         let orphans_max = wanted.orphans as i64;
+        // One more than may be loaded themselves.
+        let known = wanted.named.len() as i64 + lanes.iter().map(|lane| lane.most).sum::<i64>() + 1;
 
         let mut queries: Vec<Asked<'_>> = Vec::new();
         queries.push(ask(client, check, vec![&lease]));
@@ -190,7 +192,7 @@ impl Postgres {
             let (since, ticket, id) = &lane.after;
             queries.push(ask(client, next, vec![&lane.lane, &lane.priorities, since, ticket, id, &named]));
         }
-        queries.push(ask(client, upcoming, vec![&now]));
+        queries.push(ask(client, upcoming, vec![&now, &known]));
         queries.push(ask(client, epoch, vec![]));
 
         let begin = client.batch_execute("BEGIN");

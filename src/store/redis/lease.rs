@@ -4,7 +4,7 @@ use super::keys::{self, LeaseRow};
 use super::session::Session;
 use super::{Redis, database_error, lost};
 use crate::error::Result;
-use crate::store::shared::{NodeRow, NodeState, Renewal, Renewed};
+use crate::store::shared::{NodeRow, NodeState, Renewal, Renewed, Settled};
 use redis::pipe;
 use std::time::Duration;
 
@@ -168,7 +168,7 @@ impl Redis {
         Ok(leases.into_iter().map(state).collect())
     }
 
-    pub(super) async fn settle(&self, number: u64, turn: u64) -> Result<Option<u64>> {
+    pub(super) async fn settle(&self, number: u64, turn: u64) -> Result<Settled> {
         let mut session = self.session().await?;
         let mut commands = pipe();
         // A commit that is still on its way comes too late from here on: it watches this.
@@ -176,10 +176,10 @@ impl Redis {
         commands.cmd("HGET").arg(keys::TURNS).arg(number);
         let (last,): (Option<String>,) = session.send(&commands).await?;
         session.give_back();
-        let Some(last) = last else { return Ok(None) };
+        let Some(last) = last else { return Ok(Settled::Unknown) };
         let (committed, first) = last.split_once(':').ok_or_else(lost)?;
-        match (committed.parse::<u64>(), first.parse()) {
-            (Ok(committed), Ok(first)) => Ok(Some(first).filter(|_| committed >= turn)),
+        match (committed.parse(), first.parse()) {
+            (Ok(committed), Ok(first)) => Ok(Settled::of(turn, committed, first)),
             _ => Err(lost()),
         }
     }

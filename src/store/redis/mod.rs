@@ -12,7 +12,8 @@ mod turn;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, Wanted, Written, failed, text,
+    NodeState, Pruned, Renewal, Renewed, RunQuery, RunRow, Settled, SharedOptions, SharedStore, Wanted, Written,
+    failed, text,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
@@ -183,7 +184,7 @@ impl Database for Redis {
         self.undo(transaction).await;
     }
 
-    async fn settled(&self, lease: u64, turn: u64) -> Result<Option<u64>> {
+    async fn settled(&self, lease: u64, turn: u64) -> Result<Settled> {
         self.settle(lease, turn).await
     }
 
@@ -307,8 +308,9 @@ impl Database for Redis {
         names.iter().map(|name| keys::run_id(name)).collect()
     }
 
-    async fn prune(&self, kept: &Kept) -> Result<bool> {
-        self.forget(kept).await
+    async fn prune(&self, kept: &Kept) -> Result<Pruned> {
+        let more = self.forget(kept).await?;
+        Ok(Pruned { more, last: None })
     }
 
     async fn put_record(&self, kind: Kind, key: &str, bytes: &[u8]) -> Result<()> {

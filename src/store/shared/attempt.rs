@@ -4,7 +4,7 @@
 use super::codec::decode_definitions;
 use super::decide::{Decided, Defined, Definitions, Taken};
 use super::subject::{Subject, Timing, details};
-use super::{CommitError, Database, Found, Load, Loaded, RunRow, SharedOptions, SharedStore, Wanted, Written};
+use super::{CommitError, Database, Found, Load, Loaded, RunRow, Settled, SharedOptions, SharedStore, Wanted, Written};
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId};
 use crate::run::{Run, RunId};
@@ -225,7 +225,9 @@ impl<D: Database> SharedStore<D> {
         for run in finished.iter().chain(&withdrawn) {
             working.live.remove(run);
         }
-        let going = going.into_iter().filter(|run| run.node == self.node);
+        let claimed: HashSet<RunId> = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
+        let own: HashSet<RunId> = working.live.keys().copied().chain(claimed).collect();
+        let going = going.into_iter().filter(|run| own.contains(&run.id));
         working.committed(going, held, defined, timing.look);
         turned.cancel.extend(self.keeper.cancelled());
         Ok(turned)
@@ -235,6 +237,12 @@ impl<D: Database> SharedStore<D> {
     async fn hold(&self, working: &mut Working, turn: &mut Turn) -> Result<u64> {
         let lease = self.keeper.lease().await?;
         if working.lease != lease {
+            // What is recorded already is not told again.
+            if let Some(doubtful) = &working.doubtful
+                && let Settled::Committed(_) = self.database.settled(working.lease, doubtful.turn).await?
+            {
+                working.settled.extend(&doubtful.finished);
+            }
             // Runs of the old lease are for whoever takes it over, and their ends will come too late.
             (working.lease, working.turns, working.doubtful) = (lease, 0, None);
             working.owed.clear();
@@ -283,7 +291,7 @@ impl<D: Database> SharedStore<D> {
     /// ends that it recorded need not be recorded again.
     async fn settle(&self, working: &mut Working, turn: &mut Turn) -> Result<()> {
         if let Some(doubtful) = &working.doubtful
-            && self.database.settled(working.lease, doubtful.turn).await?.is_some()
+            && let Settled::Committed(_) = self.database.settled(working.lease, doubtful.turn).await?
         {
             for run in &doubtful.finished {
                 working.live.remove(run);
@@ -329,11 +337,16 @@ impl<D: Database> SharedStore<D> {
             }
         };
         match tokio::time::timeout(SETTLE_TIME_MAX, asking).await {
-            Ok(Some(first)) => {
+            Ok(Settled::Committed(first)) => {
                 working.turns = turn;
                 Ok(first)
             }
-            Ok(None) => Err(Again::Now),
+            Ok(Settled::NotCommitted) => Err(Again::Now),
+            // Taken again, it might be done twice.
+            Ok(Settled::Unknown) => {
+                self.keeper.lose(lease);
+                Err(Again::Failed(error))
+            }
             Err(_) => {
                 let claimed = claimed.iter().map(|claimed| claimed.run.id).collect();
                 working.doubtful = Some(Box::new(Doubtful { turn, claimed, finished: finished.to_vec() }));

@@ -30,9 +30,8 @@ pub trait Database: Send + Sync + 'static {
     /// Undoes it. (Dropping it does so too, but takes the connection with it.)
     async fn abandon(&self, transaction: Self::Transaction);
 
-    /// What became of a turn whose commit was not answered: the number of the first of its events if it
-    /// was committed. Waits until that is certain.
-    async fn settled(&self, lease: u64, turn: u64) -> Result<Option<u64>>;
+    /// What became of a turn whose commit was not answered. Waits until that is certain.
+    async fn settled(&self, lease: u64, turn: u64) -> Result<Settled>;
 
     async fn job(&self, id: &JobId) -> Result<Option<(JobRow, Vec<u8>)>>;
 
@@ -91,8 +90,9 @@ pub trait Database: Send + Sync + 'static {
     /// Runs of a lease that somebody asked to end.
     async fn to_cancel(&self, lease: u64) -> Result<Vec<RunId>>;
 
-    /// Forgets a bounded part of what is older than is kept; true if there is more.
-    async fn prune(&self, kept: &Kept) -> Result<bool>;
+    /// Forgets a bounded part of what is older than is kept. Of runs that are too many, those of some jobs
+    /// after [`Kept::after`].
+    async fn prune(&self, kept: &Kept) -> Result<Pruned>;
 
     // --- records by kind and key ---
 
@@ -327,6 +327,23 @@ pub struct Committed {
     pub first_event: u64,
 }
 
+/// What became of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It was committed; the number of its first event.
+    Committed(u64),
+    NotCommitted,
+    /// Its lease has been taken over, and nothing is left that would say so.
+    Unknown,
+}
+
+impl Settled {
+    /// By the last turn that was committed, and the first of its events.
+    pub fn of(turn: u64, last: u64, first: u64) -> Self {
+        if last >= turn { Settled::Committed(first) } else { Settled::NotCommitted }
+    }
+}
+
 #[derive(Debug)]
 pub enum CommitError {
     /// Somebody else was faster; the turn is to be taken again.
@@ -392,12 +409,23 @@ pub struct LeftBehind {
 }
 
 /// How much is kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Kept {
     pub runs_per_job: usize,
     /// Runs below this id are too old.
     pub oldest: RunId,
     pub events: u64,
+    /// The job that was looked at last, if not all have been.
+    pub after: String,
+}
+
+/// What came of forgetting.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// There is more to forget.
+    pub more: bool,
+    /// The job that was looked at last; none, if that were all.
+    pub last: Option<String>,
 }
 
 /// What a database gave as the id of a run.

@@ -141,25 +141,32 @@ impl<D: Database> SharedStore<D> {
 
 /// Forgets what is older than is kept, for as long as the store is open.
 async fn prune<D: Database>(database: Arc<D>, keeper: Arc<Keeper<D>>, retention: Retention) {
+    let mut after = String::new();
     loop {
         tokio::time::sleep(PRUNE_EVERY).await;
         let now = crate::clock::Clock::now(&keeper.clock);
         let oldest = (now - retention.age).timestamp_millis().max(0) as u64;
-        let kept = Kept {
+        let mut kept = Kept {
             runs_per_job: retention.runs_per_job,
             oldest: RunId(Ulid::from_parts(oldest, 0)),
             events: retention.events as u64,
+            after: std::mem::take(&mut after),
         };
         while keeper.leads() {
             match database.prune(&kept).await {
-                Ok(true) => tokio::task::yield_now().await,
-                Ok(false) => break,
+                // The same jobs once more.
+                Ok(Pruned { more: true, .. }) => tokio::task::yield_now().await,
+                Ok(Pruned { last, .. }) => {
+                    kept.after = last.unwrap_or_default();
+                    break;
+                }
                 Err(error) => {
                     tracing::warn!(error = error.chain(), "cannot forget what is older than is kept");
                     break;
                 }
             }
         }
+        after = kept.after;
     }
 }
 
@@ -355,7 +362,7 @@ impl<D: Database> Nodes for SharedStore<D> {
             .map(|node| Node {
                 lease: node.lease,
                 name: node.row.name,
-                lanes: node.row.lanes,
+                executors: node.row.lanes,
                 left: node.left.map(|left| left.as_secs_f64()),
                 claims: node.claims && node.left.is_some(),
                 own: node.lease == own,

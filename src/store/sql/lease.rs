@@ -5,7 +5,7 @@ use super::schema::{ACTIVE, LEASE};
 use super::session::Session;
 use super::{Sql, database_error, lanes, lost};
 use crate::error::Result;
-use crate::store::shared::{NodeRow, NodeState, Renewal, Renewed, failed};
+use crate::store::shared::{NodeRow, NodeState, Renewal, Renewed, Settled, failed};
 use std::time::Duration;
 
 fn encode(lanes: &[String]) -> Result<Vec<u8>> {
@@ -135,7 +135,7 @@ impl<D: Dialect> Sql<D> {
         Ok(states)
     }
 
-    pub(super) async fn settle(&self, lease: u64, turn: u64) -> Result<Option<u64>> {
+    pub(super) async fn settle(&self, lease: u64, turn: u64) -> Result<Settled> {
         // The transaction in question is held up or gone before this one goes on.
         let mut session = self.exclusive().await?;
         // Writing something has all commits before it reach the disk, should the server be about to fall.
@@ -144,8 +144,8 @@ impl<D: Dialect> Sql<D> {
         let number = "SELECT number, first_event FROM sandclock_turn WHERE lease = ?".into();
         let rows = session.query(number, &[lease.into()]).await.map_err(database_error)?;
         let settled = match rows.first() {
-            Some(row) if row.number(0)? >= turn => Some(row.number(1)?),
-            _ => None,
+            Some(row) => Settled::of(turn, row.number(0)?, row.number(1)?),
+            None => Settled::Unknown,
         };
         self.committed(session).await?;
         Ok(settled)

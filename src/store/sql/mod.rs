@@ -17,7 +17,8 @@ pub use dialect::Sqlite;
 
 use super::shared::{
     CommitError, Committed, Database, Details, EventBlock, Found, JobRow, Kept, Kind, LeftBehind, Load, NodeRow,
-    NodeState, Renewal, Renewed, RunQuery, RunRow, SharedOptions, SharedStore, Wanted, Written, failed,
+    NodeState, Pruned, Renewal, Renewed, RunQuery, RunRow, Settled, SharedOptions, SharedStore, Wanted, Written,
+    failed,
 };
 use crate::error::{Error, Result};
 use crate::invalid::Invalid;
@@ -159,7 +160,7 @@ impl<D: Dialect> Database for Sql<D> {
         self.undo(transaction).await;
     }
 
-    async fn settled(&self, lease: u64, turn: u64) -> Result<Option<u64>> {
+    async fn settled(&self, lease: u64, turn: u64) -> Result<Settled> {
         self.settle(lease, turn).await
     }
 
@@ -317,7 +318,7 @@ impl<D: Dialect> Database for Sql<D> {
         self.query(sql, &[lease.into()]).await?.iter().map(|row| row.run_id(0)).collect()
     }
 
-    async fn prune(&self, kept: &Kept) -> Result<bool> {
+    async fn prune(&self, kept: &Kept) -> Result<Pruned> {
         self.forget(kept).await
     }
 

@@ -5,13 +5,14 @@ use super::schema::{CATALOG, EVENT};
 use super::session::{Row, RunKey, Session, Value, pieces};
 use super::{Sql, database_error};
 use crate::error::Result;
-use crate::store::shared::{EventBlock, Kept, Kind};
+use crate::job::JobId;
+use crate::store::shared::{EventBlock, Kept, Kind, Pruned};
 use std::collections::BTreeMap;
 
 /// Rows that one step of forgetting removes.
 const PRUNED_MAX: usize = 2000;
-/// Runs whose jobs are looked at for having too many.
-const RECENT_RUNS: usize = 4000;
+/// Jobs that are looked at, one step after the other, for having too many runs.
+const PRUNED_JOBS: usize = 1000;
 
 /// What was stored in pieces, if there is any.
 pub fn whole(rows: &[Row]) -> Result<Option<Vec<u8>>> {
@@ -120,7 +121,7 @@ impl<D: Dialect> Sql<D> {
         Ok(blocks)
     }
 
-    pub(super) async fn forget(&self, kept: &Kept) -> Result<bool> {
+    pub(super) async fn forget(&self, kept: &Kept) -> Result<Pruned> {
         let last = self.counter(EVENT).await?;
         let below = last.saturating_sub(kept.events);
         let sql = "SELECT seq FROM sandclock_event WHERE piece = 0 AND seq + size <= ? ORDER BY seq LIMIT ?";
@@ -132,9 +133,13 @@ impl<D: Dialect> Sql<D> {
         let oldest = RunKey::from(kept.oldest);
         let aged = self.query(sql.into(), &[(&oldest).into(), PRUNED_MAX.into()]).await?;
         self.forget_runs(&aged).await?;
-        let many = self.too_many(kept.runs_per_job).await?;
+        let sql = "SELECT DISTINCT job FROM sandclock_run WHERE job > ? ORDER BY job LIMIT ?";
+        let jobs = self.query(sql.into(), &[kept.after.as_str().into(), PRUNED_JOBS.into()]).await?;
+        let jobs = jobs.iter().map(|row| row.job_id(0)).collect::<Result<Vec<_>>>()?;
+        let many = self.too_many(&jobs, kept.runs_per_job).await?;
         self.forget_runs(&many).await?;
-        Ok([old, aged, many].iter().any(|gone| gone.len() >= PRUNED_MAX))
+        let more = [old, aged, many].iter().any(|gone| gone.len() >= PRUNED_MAX);
+        Ok(Pruned { more, last: jobs.last().filter(|_| jobs.len() == PRUNED_JOBS).map(JobId::to_string) })
     }
 
     async fn forget_runs(&self, runs: &[Row]) -> Result<()> {
@@ -148,12 +153,9 @@ impl<D: Dialect> Sql<D> {
         .map(drop)
     }
 
-    /// Runs of jobs that have more of them than are kept. Jobs that ran of late are the ones that may.
-    async fn too_many(&self, kept: usize) -> Result<Vec<Row>> {
-        let sql = "SELECT DISTINCT job FROM (SELECT job FROM sandclock_run ORDER BY id DESC LIMIT ?) r";
-        let busy = self.query(sql.into(), &[RECENT_RUNS.into()]).await?;
-        let busy = busy.iter().map(|row| row.job_id(0)).collect::<Result<Vec<_>>>()?;
-        let names: Vec<Value<'_>> = busy.iter().map(Value::from).collect();
+    /// Runs of these jobs that are more than are kept.
+    async fn too_many(&self, jobs: &[JobId], kept: usize) -> Result<Vec<Row>> {
+        let names: Vec<Value<'_>> = jobs.iter().map(Value::from).collect();
         // An index says how many there are, so few jobs cost more than a look at that.
         let sql = format!("SELECT job FROM sandclock_run WHERE {{}} GROUP BY job HAVING count(*) > {kept}");
         let full = self.with(async |session| session.query_in(&sql, "job", &names).await).await?;
