@@ -22,6 +22,7 @@ mod ahead;
 #[cfg(feature = "postgres")]
 mod apart;
 mod contract;
+mod forgets;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod standby;
