@@ -190,9 +190,15 @@ fn pgbench(server: &Server) -> f64 {
             "BEGIN;
 SELECT 1 FROM sandclock.lease WHERE lease = 0 AND NOT fenced AND until > sandclock.micros() FOR KEY SHARE;
 SELECT 1 FROM sandclock.turn WHERE lease = 0 FOR UPDATE;
-SELECT count(*) AS n FROM (SELECT * FROM sandclock.job WHERE id = ANY(:prev::text[]) ORDER BY id FOR UPDATE) r \\gset
+SELECT * FROM sandclock.job WHERE id = ANY(:prev::text[]) ORDER BY id FOR UPDATE;
 SELECT array_agg(id)::text AS ids FROM (SELECT id FROM sandclock.job WHERE lane = 'default' AND priority = 0 AND line >= {due} AND line <= {due} + 1000000 ORDER BY line, ticket, id LIMIT 256 FOR UPDATE SKIP LOCKED) r \\gset
+SELECT * FROM sandclock.job WHERE alarm <= 0 ORDER BY alarm LIMIT 256 FOR UPDATE SKIP LOCKED;
+SELECT * FROM sandclock.job WHERE wake <= -1 ORDER BY wake LIMIT 256 FOR UPDATE SKIP LOCKED;
+SELECT * FROM sandclock.job WHERE manual <= 0 ORDER BY manual LIMIT 256 FOR UPDATE SKIP LOCKED;
+SELECT min(line) FROM (SELECT line FROM sandclock.job WHERE lane = 'default' AND priority = 0 AND line > {due} + 1000000 ORDER BY line, ticket, id LIMIT 1) r;
+SELECT 0, id, alarm FROM (SELECT id, alarm FROM sandclock.job WHERE alarm > 0 ORDER BY alarm LIMIT 8) a UNION ALL SELECT 1, id, wake FROM (SELECT id, wake FROM sandclock.job WHERE wake > 0 ORDER BY wake LIMIT 8) b UNION ALL SELECT 2, id, manual FROM (SELECT id, manual FROM sandclock.job WHERE manual > 0 ORDER BY manual LIMIT 8) c;
 SELECT nextval('sandclock.epoch') AS e \\gset
+SELECT id, body FROM sandclock.definition WHERE id = ANY(:ids::text[]);
 UPDATE sandclock.job SET line = line + 3600000000, revision = job.revision, ticket = 0, waiting = false, status = 0, state = convert_to(repeat('s', 80), 'UTF8') FROM unnest(:ids::text[]) r(i) WHERE id = r.i;
 UPDATE sandclock.job SET revision = job.revision, ticket = 0, waiting = false, status = 0, state = convert_to(repeat('s', 40), 'UTF8') FROM unnest(:prev::text[]) r(i) WHERE id = r.i;
 INSERT INTO sandclock.run (id, job, scheduled, fire, revision, lease, ended, body) SELECT convert_to(i || ':' || :e, 'UTF8'), i, :e, :e, 0, 0, false, convert_to('{body}', 'UTF8') FROM unnest(:ids::text[]) r(i);
