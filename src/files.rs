@@ -10,7 +10,9 @@ pub fn create_private_dir(dir: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
+/// The directory that a relative name without any is in has none.
 pub fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     File::open(dir)?.sync_all()
 }
 
@@ -33,4 +35,15 @@ pub fn write_whole(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
 /// Opens a file to write at its end.
 pub fn append_to(path: &Path) -> std::io::Result<File> {
     File::options().append(true).create(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_directory_is_in_this_one() {
+        assert_eq!(Path::new("home").parent(), Some(Path::new("")));
+        sync_dir(Path::new("")).expect("it is the current directory");
+    }
 }

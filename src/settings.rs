@@ -199,6 +199,9 @@ impl Settings {
             return Err(Invalid::new("slots", "0", "nothing would run, since no other node has this store")
                 .hint("`paused` fires nothing; `store` names a database that others share"));
         }
+        if let Some((alias, _)) = self.executors.iter().next().filter(|_| self.slots == 0) {
+            return Err(Invalid::new("executors", alias.as_str(), "a node with `slots = 0` runs nothing"));
+        }
         for (alias, slots) in &self.executors {
             if [Alias::default().as_str(), THREADS].contains(&alias.as_str()) {
                 return Err(Invalid::new("executors", alias.as_str(), "there is one of that name already"));

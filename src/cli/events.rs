@@ -6,10 +6,11 @@ use super::{Done, Failure};
 use crate::event::{Event, EventMask};
 use crate::http::{Follow, Status};
 use crate::invalid::printable;
+use crate::store::List;
 use chrono::Local;
 use clap::Args;
 use futures::StreamExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -60,15 +61,13 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
             }
         }
     }
-    let from = match args.since {
-        Some(from) => from,
-        None => {
-            let status: Status = client.get("/v1/status").await?;
-            status.counts.last_event.saturating_sub(args.limit as u64)
+    let list = match args.since {
+        Some(from) => {
+            let path = format!("/v1/events?mask={mask}&limit={}{}", args.limit, since(Some(from)));
+            client.get(&path).await?
         }
+        None => newest(client, mask, args.limit).await?,
     };
-    let path = format!("/v1/events?mask={mask}&limit={}{}", args.limit, since(Some(from)));
-    let list: Value = client.get(&path).await?;
     output.show(&list, || {
         for event in list["items"].as_array().into_iter().flatten() {
             if let Ok(event) = serde_json::from_value::<Event>(event.clone()) {
@@ -80,6 +79,34 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
         }
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// Events that are asked for at a time.
+const PAGE: usize = 500;
+
+/// The newest events of some kinds: looked for among more and more of all kinds.
+async fn newest(client: &Client, mask: u32, limit: usize) -> Result<Value, Failure> {
+    let status: Status = client.get("/v1/status").await?;
+    let last = status.counts.last_event;
+    let mut back = limit as u64;
+    loop {
+        let mut from = last.saturating_sub(back);
+        let mut found: Vec<Value> = Vec::new();
+        loop {
+            let list: List<Value> =
+                client.get(&format!("/v1/events?mask={mask}&limit={PAGE}{}", since(Some(from)))).await?;
+            found.extend(list.items);
+            match list.next.and_then(|next| next.parse().ok()) {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        if found.len() >= limit || back >= last {
+            found.drain(..found.len().saturating_sub(limit));
+            return Ok(json!({ "items": found, "next": null }));
+        }
+        back = back.saturating_mul(10);
+    }
 }
 
 fn since(since: Option<u64>) -> String {

@@ -148,9 +148,11 @@ fn scheduler(app: &App) -> Vec<Check> {
     let phase = match app.scheduler.phase() {
         Phase::Running => ok("scheduler", "it fires what is due"),
         Phase::Paused => warning("scheduler", "it is paused and fires nothing", "`sandclock resume`"),
-        Phase::Stopped => warning("scheduler", "no daemon runs, so nothing fires", "`sandclock serve`"),
+        Phase::Stopped => {
+            warning("scheduler", "no daemon runs on this home, so nothing fires here", "`sandclock serve`")
+        }
     };
-    let full = app.scheduler.slots().into_iter().find(|(_, slots)| slots.used >= slots.total);
+    let full = app.scheduler.slots().into_iter().find(|(_, slots)| slots.total > 0 && slots.used >= slots.total);
     let slots = match full {
         Some((alias, slots)) => {
             let remedy = "wait, cancel runs that hang (`sandclock run list`), or `serve --slots` for more";

@@ -70,7 +70,14 @@ impl Scheduler {
     /// Fire times that the pause passed over are recorded as skipped, the next one is ahead.
     pub async fn resume_job(&self, id: &JobId) -> Result<JobEntry> {
         let store = self.store_of(id).await?;
-        self.change_job(&store, Change::Resume { id: id.clone() }).await
+        let entry = self.change_job(&store, Change::Resume { id: id.clone() }).await?;
+        match (&entry.state.quarantine, &entry.job) {
+            // What it was quarantined for may be mended.
+            (Some(_), Some(job)) if self.check_call(job).await.is_ok() => {
+                self.change_job(&store, Change::Release { id: id.clone() }).await
+            }
+            _ => Ok(entry),
+        }
     }
 
     /// No further runs; runs that go on end, and then the job is gone.

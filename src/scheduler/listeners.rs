@@ -220,7 +220,10 @@ impl Listeners {
 
     /// All listeners by name, and how far each is.
     pub async fn list(&self) -> Result<Vec<(Listener, Progress)>> {
-        if let Some(entries) = &*lock(&self.0.entries) {
+        // Of those that nodes share, each node knows what it has seen.
+        if self.0.nodes.is_none()
+            && let Some(entries) = &*lock(&self.0.entries)
+        {
             let shown = |entry: &Entry| ((*entry.listener).clone(), lock(&entry.progress).clone());
             return Ok(entries.values().map(shown).collect());
         }

@@ -31,7 +31,7 @@ use crate::job::{Alias, JobId, Status};
 use crate::store::{Change, Conflict, Counts, JobEntry, JobFilter, JobStore, Reply};
 use bus::Bus;
 use dispatch::{Dispatcher, Request, Running};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -175,8 +175,23 @@ impl Scheduler {
             return Err(Error::AlreadyRunning);
         }
         self.store_event(EventKind::SchedulerStarted, None).await?;
+        self.announce().await?;
         self.release_mended(&JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() }).await?;
         self.0.phase.send_replace(phase);
+        Ok(())
+    }
+
+    /// Has whoever shares a store know what can run here: jobs that wait for that would be quarantined again.
+    async fn announce(&self) -> Result<()> {
+        let able: BTreeSet<Alias> = lock(&self.0.executors)
+            .iter()
+            .filter(|(_, entry)| entry.executor.slots() > 0)
+            .map(|(alias, _)| alias.clone())
+            .collect();
+        let stores: Vec<_> = self.stores().values().map(|entry| entry.store.clone()).collect();
+        for store in stores {
+            store.announce(&able).await?;
+        }
         Ok(())
     }
 
@@ -256,6 +271,9 @@ impl Scheduler {
             executors.insert(alias.clone(), ExecutorEntry { executor, slots });
         }
         self.record(EventKind::ExecutorAdded, Some(alias.to_string())).await?;
+        if self.phase() != Phase::Stopped {
+            self.announce().await?;
+        }
         self.release_mended(&JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() }).await?;
         self.wakeup();
         Ok(())

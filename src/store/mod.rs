@@ -46,7 +46,7 @@ use crate::values::{ValueChanges, Values};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -442,6 +442,12 @@ pub trait JobStore: Send + Sync {
     /// Until when this process may act on what it has claimed.
     fn lease(&self) -> Lease {
         Lease::forever()
+    }
+
+    /// Says which executors this process has, before it claims anything for them.
+    async fn announce(&self, executors: &BTreeSet<Alias>) -> Result<()> {
+        let _ = executors;
+        Ok(())
     }
 
     /// Whether another process that has the store has an executor of this name.

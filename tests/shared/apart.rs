@@ -94,6 +94,51 @@ async fn runs_apart(server: Server, open: impl Open) {
     }
 }
 
+/// A node that brings what a job was quarantined for, while another one is at work that has not heard of it.
+async fn comes_back_with_its_executor(server: Server, open: impl Open) {
+    let url = server.database();
+    let here = Arc::new(open(url.clone(), options("here", Duration::ZERO)).await);
+    let turn = |claim, changes| {
+        let slots = BTreeMap::from([(Alias::default(), 8)]);
+        Turn { now: Utc::now(), claim, slots, changes, ..Turn::default() }
+    };
+    let every = Trigger::every(Duration::from_secs(1)).expect("an interval");
+    let mut job = Job::new("a".parse().expect("an id"), "m:f".parse().expect("a func"), every);
+    job.executor = alias("gpu");
+    let add = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None };
+    here.turn(turn(Claim::Due, vec![add])).await.expect("a turn");
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while status(&here, "a").await.0 != Status::Quarantined {
+        assert!(tokio::time::Instant::now() < until, "nobody has it");
+        here.turn(turn(Claim::Due, Vec::new())).await.expect("a turn");
+    }
+    let works = here.clone();
+    let works = tokio::spawn(async move {
+        loop {
+            works.turn(turn(Claim::Due, Vec::new())).await.expect("a turn");
+        }
+    });
+    let store = open(url, options("strong", Duration::ZERO)).await;
+    let clock: Arc<dyn Clock> = Arc::new(store.clock());
+    let scheduler = Scheduler::new(clock.clone());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let native = NativeExecutor::new(4, clock).with("m:f".parse().expect("a func"), move |_| {
+        let _ = tell.send(());
+        async { Ok(serde_json::Value::Null) }
+    });
+    scheduler.add_executor(alias("gpu"), Arc::new(native)).await.expect("it is added");
+    scheduler.add_jobstore(Alias::default(), Arc::new(store)).await.expect("it is added");
+    scheduler.start().await.expect("it starts");
+    for _ in 0..2 {
+        tokio::time::timeout(Duration::from_secs(20), told.recv()).await.expect("it runs").expect("a run");
+    }
+    works.abort();
+    let of = |kind| move |event: &&Event| event.kind == kind;
+    let events = here.list_events(0, 10_000).await.expect("events");
+    assert_eq!(events.iter().filter(of(EventKind::JobQuarantined)).count(), 1, "and not again");
+    scheduler.shutdown(Drain::For(Duration::from_secs(5))).await.expect("it ends");
+}
+
 async fn waits_for_nodes(server: Server, open: impl Open) {
     let url = server.database();
     for (patience, expected) in [(Duration::from_secs(3600), Status::Active), (Duration::ZERO, Status::Quarantined)] {
@@ -230,6 +275,13 @@ test_on!(
     PostgresStore,
     Server::postgres(false),
     runs_apart
+);
+test_on!(
+    a_job_comes_back_with_the_node_that_has_its_executor,
+    "postgres",
+    PostgresStore,
+    Server::postgres(false),
+    comes_back_with_its_executor
 );
 test_on!(
     a_node_that_is_away_for_a_moment_quarantines_nothing,

@@ -19,11 +19,12 @@ use crate::job::JobId;
 use crate::run::RunId;
 use crate::store::Counts;
 use async_trait::async_trait;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
 use statements::{JOB, OWN_ARGUMENTS, RUN, Statements, names_of};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
@@ -132,12 +133,12 @@ impl Postgres {
     }
 
     async fn client(&self) -> Result<Object> {
-        self.pool.get().await.map_err(|e| failed("cannot reach PostgreSQL", e))
+        self.pool.get().await.map_err(unreachable)
     }
 
     /// Asks on a connection that reads do not use up.
     async fn ask_first(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Vec<Row>> {
-        let client = self.leases.get().await.map_err(|e| failed("cannot reach PostgreSQL", e))?;
+        let client = self.leases.get().await.map_err(unreachable)?;
         query(client, sql, params).await
     }
 
@@ -162,7 +163,14 @@ impl Postgres {
         let begin = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'sandclock') \
                      THEN CREATE SCHEMA sandclock; END IF; END $$; \
                      CREATE TABLE IF NOT EXISTS sandclock.migration (version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())";
-        transaction.batch_execute(begin).await.map_err(database_error)?;
+        transaction.batch_execute(begin).await.map_err(|error| match error.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                let remedy = "the account may not make the schema `sandclock` (have it own the database, or \
+                              `CREATE SCHEMA sandclock AUTHORIZATION …`)";
+                failed(remedy, error)
+            }
+            _ => database_error(error),
+        })?;
         let found = transaction.query_one("SELECT coalesce(max(version), 0) FROM migration", &[]).await;
         let found: i32 = found.map_err(database_error)?.get(0);
         let known = schema::MIGRATIONS.len() as i32;
@@ -236,6 +244,20 @@ async fn send_hints(pool: Pool, hint: Arc<Notify>) {
 
 fn database_error(error: tokio_postgres::Error) -> Error {
     failed("PostgreSQL refused or did not answer", error)
+}
+
+/// Why there is no connection. Without a source it is something that passes.
+fn unreachable(error: PoolError) -> Error {
+    let passing = |what: &str| Error::StoreFailed { what: what.into(), source: None };
+    match error {
+        PoolError::Backend(error) => match error.code() {
+            Some(&SqlState::CANNOT_CONNECT_NOW) => passing("PostgreSQL is starting or ending"),
+            Some(_) => failed("PostgreSQL refused the connection", error),
+            None => failed("cannot reach PostgreSQL", error),
+        },
+        PoolError::Timeout(_) => passing("PostgreSQL did not answer in time"),
+        error => failed("cannot reach PostgreSQL", error),
+    }
 }
 
 fn lost() -> Error {

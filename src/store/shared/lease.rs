@@ -195,7 +195,7 @@ impl<D: Database> Keeper<D> {
     pub async fn keep(self: Arc<Self>) {
         let every = self.ttl / RENEWALS;
         let mut next = tokio::time::Instant::now() + every;
-        let mut away = false;
+        let (mut away, mut trusted) = (false, true);
         loop {
             let hinted = tokio::select! {
                 biased;
@@ -215,8 +215,13 @@ impl<D: Database> Keeper<D> {
                     away = failed.is_some();
                     next = tokio::time::Instant::now() + if away { every / 5 } else { every };
                     if away {
+                        if trusted && !self.trust.holds() {
+                            tracing::warn!("this node's lease is over: it starts nothing, and its runs are interrupted");
+                            trusted = false;
+                        }
                         continue;
                     }
+                    trusted = true;
                     // Who cannot see who is there leads no longer than it would without.
                     if let Ok(Err(error)) = tokio::time::timeout(every, self.watch()).await {
                         tracing::warn!(error = error.chain(), "cannot see which nodes there are");

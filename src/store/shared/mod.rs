@@ -40,7 +40,7 @@ use crate::values::Values;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use ports::Plugins;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -127,6 +127,15 @@ impl<D: Database> SharedStore<D> {
         if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(&self.database) }
     }
 
+    /// Has others know which executors this node has.
+    async fn serve(&self, executors: impl Iterator<Item = &Alias> + Clone) -> Result<()> {
+        if self.keeper.serves(executors.map(Alias::as_str)) {
+            self.keeper.renew().await?;
+            self.keeper.watch().await?;
+        }
+        Ok(())
+    }
+
     /// A job's entry, of what was read.
     async fn entry(&self, row: &JobRow, definition: &[u8]) -> Result<JobEntry> {
         let arguments = match row.arguments {
@@ -175,10 +184,8 @@ impl<D: Database> JobStore for SharedStore<D> {
     async fn turn(&self, turn: Turn) -> Result<Turned> {
         self.open_database()?;
         let mut working = self.working.lock().await;
-        if turn.claim != super::Claim::Nothing && self.keeper.serves(turn.slots.keys().map(Alias::as_str)) {
-            // Others would think that nobody serves them.
-            self.keeper.renew().await?;
-            self.keeper.watch().await?;
+        if turn.claim != super::Claim::Nothing {
+            self.serve(turn.slots.keys()).await?;
         }
         let turned = self.take(&mut working, &turn).await?;
         if !turn.changes.is_empty() {
@@ -189,6 +196,12 @@ impl<D: Database> JobStore for SharedStore<D> {
 
     fn lease(&self) -> Lease {
         self.keeper.trust.clone()
+    }
+
+    async fn announce(&self, executors: &BTreeSet<Alias>) -> Result<()> {
+        self.open_database()?;
+        self.keeper.lease().await?;
+        self.serve(executors.iter()).await
     }
 
     async fn has_executor(&self, alias: &Alias) -> Result<bool> {
