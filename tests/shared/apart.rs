@@ -5,7 +5,7 @@ use crate::servers::{Databases, Server};
 use chrono::{DateTime, TimeDelta, Utc};
 use sandclock::store::{Change, Claim, Conflict, JobStore, PostgresStore, SharedOptions, Turn, Turned};
 use sandclock::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,13 +112,20 @@ async fn comes_back_with_its_executor(server: Server, open: impl Open) {
         assert!(tokio::time::Instant::now() < until, "nobody has it");
         here.turn(turn(Claim::Due, Vec::new())).await.expect("a turn");
     }
+    let store = open(url, options("strong", Duration::ZERO)).await;
+    store.announce(&BTreeSet::from([alias("gpu")])).await.expect("it is told");
+    let release = Change::Release { id: "a".parse().expect("an id") };
+    store.turn(turn(Claim::Nothing, vec![release])).await.expect("a turn");
+    for _ in 0..3 {
+        here.turn(turn(Claim::Due, Vec::new())).await.expect("a turn");
+    }
+    assert_eq!(status(&here, "a").await.0, Status::Active, "before anything was claimed for it");
     let works = here.clone();
     let works = tokio::spawn(async move {
         loop {
             works.turn(turn(Claim::Due, Vec::new())).await.expect("a turn");
         }
     });
-    let store = open(url, options("strong", Duration::ZERO)).await;
     let clock: Arc<dyn Clock> = Arc::new(store.clock());
     let scheduler = Scheduler::new(clock.clone());
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
