@@ -23,6 +23,8 @@ mod ahead;
 mod apart;
 mod contract;
 mod forgets;
+#[cfg(feature = "postgres")]
+mod serve;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod standby;

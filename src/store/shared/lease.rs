@@ -62,6 +62,13 @@ impl Leading {
     }
 }
 
+/// What was said of a lease that cannot be renewed.
+#[derive(Default)]
+struct Told {
+    away: bool,
+    over: bool,
+}
+
 /// What keeps a node's lease.
 pub struct Keeper<D> {
     pub database: Arc<D>,
@@ -195,36 +202,15 @@ impl<D: Database> Keeper<D> {
     pub async fn keep(self: Arc<Self>) {
         let every = self.ttl / RENEWALS;
         let mut next = tokio::time::Instant::now() + every;
-        let (mut away, mut trusted) = (false, true);
+        let mut told = Told::default();
         loop {
             let hinted = tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(next) => {
-                    let renewing = tokio::time::timeout(every * 2, self.renew()).await;
-                    let failed = match renewing {
-                        Ok(Ok(())) => None,
-                        Ok(Err(error)) => Some(error.chain()),
-                        Err(_) => Some("the database does not answer".to_owned()),
-                    };
-                    // Said once, however often it is tried.
-                    match &failed {
-                        Some(error) if !away => tracing::warn!(error, "cannot renew this node's lease; it is tried again"),
-                        None if away => tracing::info!("this node's lease is renewed again"),
-                        _ => {}
-                    }
-                    away = failed.is_some();
-                    next = tokio::time::Instant::now() + if away { every / 5 } else { every };
-                    if away {
-                        if trusted && !self.trust.holds() {
-                            tracing::warn!("this node's lease is over: it starts nothing, and its runs are interrupted");
-                            trusted = false;
-                        }
+                    let renewed = self.beat(every, &mut told).await;
+                    next = tokio::time::Instant::now() + if renewed { every } else { every / 5 };
+                    if !renewed {
                         continue;
-                    }
-                    trusted = true;
-                    // Who cannot see who is there leads no longer than it would without.
-                    if let Ok(Err(error)) = tokio::time::timeout(every, self.watch()).await {
-                        tracing::warn!(error = error.chain(), "cannot see which nodes there are");
                     }
                     false
                 }
@@ -237,6 +223,33 @@ impl<D: Database> Keeper<D> {
                 self.changed.notify_one();
             }
         }
+    }
+
+    /// Renews the lease and looks who is there; whether it was renewed. What becomes of it is said once,
+    /// however often it is tried.
+    async fn beat(&self, every: Duration, told: &mut Told) -> bool {
+        let failed = match tokio::time::timeout(every * 2, self.renew()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.chain()),
+            Err(_) => Some("the database does not answer".to_owned()),
+        };
+        let Some(error) = failed else {
+            if std::mem::take(told).away {
+                tracing::info!("this node's lease is renewed again");
+            }
+            // Who cannot see who is there does not lead for long.
+            if let Ok(Err(error)) = tokio::time::timeout(every, self.watch()).await {
+                tracing::warn!(error = error.chain(), "cannot see which nodes there are");
+            }
+            return true;
+        };
+        if !std::mem::replace(&mut told.away, true) {
+            tracing::warn!(error, "cannot renew this node's lease; it is tried again");
+        }
+        if !self.trust.holds() && !std::mem::replace(&mut told.over, true) {
+            tracing::warn!("this node's lease is over: it starts nothing, and what it was running is interrupted");
+        }
+        false
     }
 
     /// Whether this node is the one that does what only one should.
