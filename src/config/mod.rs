@@ -2,7 +2,7 @@
 
 mod store;
 
-pub use store::{check_url, is_remote, may_mend, shown};
+pub use store::{check_url, is_remote, shown};
 
 use crate::child::THIS_PROGRAM;
 use crate::error::{Error, Result};

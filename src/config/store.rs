@@ -57,22 +57,6 @@ pub fn is_remote(url: &str) -> bool {
     !url.starts_with("sqlite:")
 }
 
-/// Whether a store that could not be opened may be there later: its server is away or starting, and has
-/// not refused.
-pub fn may_mend(error: &Error) -> bool {
-    let Error::StoreFailed { source, .. } = error else { return false };
-    let Some(source) = source else { return true };
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            // A certificate that is not trusted is data that is not valid.
-            return error.kind() != std::io::ErrorKind::InvalidData;
-        }
-        next = error.source();
-    }
-    false
-}
-
 /// A store's URL as it may be shown: without what comes before the host, which may be a password, and
 /// without parameters.
 pub fn shown(url: &str) -> String {

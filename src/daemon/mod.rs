@@ -6,7 +6,7 @@ mod supervisor;
 
 pub use log::{LogHandle, log_to_stderr};
 
-use crate::config::{App, AppOptions, Wall, is_remote, may_mend, socket_path};
+use crate::config::{App, AppOptions, Wall, is_remote, socket_path};
 use crate::error::{Error, Result};
 use crate::http::{Api, serve_tcp, serve_unix};
 use crate::observe::{Observers, TraceOptions, Traces};
@@ -60,7 +60,7 @@ async fn open(options: AppOptions) -> Result<App> {
     let mut pause = OPEN_AGAIN_FIRST;
     loop {
         match App::open(options.clone()).await {
-            Err(error) if options.store.as_deref().is_some_and(is_remote) && may_mend(&error) => {
+            Err(error @ Error::StoreFailed { .. }) if options.store.as_deref().is_some_and(is_remote) => {
                 tracing::warn!(error = error.chain(), again = ?pause, "cannot open the store; it is tried again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(OPEN_AGAIN_MAX);

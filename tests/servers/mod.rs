@@ -132,6 +132,8 @@ impl Server {
         let mut init = Command::new("mariadb-install-db");
         init.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
         init.arg(format!("--datadir={}", dir.path().join("data").display()));
+        // One that starts removes what others keep in a directory that they share.
+        init.env("TMPDIR", dir.path());
         unprivileged(&mut init, dir.path());
         run(&mut init);
         let port = free_port();
@@ -300,6 +302,7 @@ fn start_postgres(dir: &Path, port: u16, durable: bool) -> Child {
 
 fn start_mariadb(dir: &Path, port: u16, durable: bool) -> Child {
     let mut command = Command::new("mariadbd");
+    command.env("TMPDIR", dir);
     command.arg("--no-defaults").arg("--datadir").arg(dir.join("data")).arg("--socket").arg(dir.join("socket"));
     command.arg("--pid-file").arg(dir.join("pid")).args(["--bind-address=127.0.0.1", "--port", &port.to_string()]);
     // The host's names are none of its business, and it holds all that a test has.

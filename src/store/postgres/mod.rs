@@ -153,7 +153,7 @@ impl Postgres {
 
     /// Brings the tables to this program's version, one node at a time.
     async fn migrate(&self) -> Result<()> {
-        let mut client = self.client().await?;
+        let mut client = self.client().await.map_err(refusal)?;
         // Others may be at it for a while.
         client.batch_execute("SET lock_timeout = 0").await.map_err(database_error)?;
         let transaction = client.transaction().await.map_err(database_error)?;
@@ -167,7 +167,7 @@ impl Postgres {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 let remedy = "the account may not make the schema `sandclock` (have it own the database, or \
                               `CREATE SCHEMA sandclock AUTHORIZATION …`)";
-                failed(remedy, error)
+                Invalid::new("store", "postgres://…", format!("{remedy}: {error}")).into()
             }
             _ => database_error(error),
         })?;
@@ -246,7 +246,7 @@ fn database_error(error: tokio_postgres::Error) -> Error {
     failed("PostgreSQL refused or did not answer", error)
 }
 
-/// Why there is no connection. Without a source it is something that passes.
+/// Why there is no connection.
 fn unreachable(error: PoolError) -> Error {
     let passing = |what: &str| Error::StoreFailed { what: what.into(), source: None };
     match error {
@@ -258,6 +258,21 @@ fn unreachable(error: PoolError) -> Error {
         PoolError::Timeout(_) => passing("PostgreSQL did not answer in time"),
         error => failed("cannot reach PostgreSQL", error),
     }
+}
+
+/// What waiting does not mend: an account, a database or a certificate that is not the right one.
+fn refusal(error: Error) -> Error {
+    let Error::StoreFailed { source: Some(source), .. } = &error else { return error };
+    let Some(said) = source.downcast_ref::<tokio_postgres::Error>() else { return error };
+    let refused = said.code().is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.code().starts_with(class)));
+    let mut untrusted = false;
+    let mut cause = std::error::Error::source(said);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        untrusted |= io.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData);
+        cause = error.source();
+    }
+    if refused || untrusted { Invalid::new("store", "postgres://…", error.chain()).into() } else { error }
 }
 
 fn lost() -> Error {

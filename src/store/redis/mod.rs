@@ -122,11 +122,7 @@ impl Redis {
             .set_connection_timeout(Some(CONNECT_TIME_MAX))
             .set_response_timeout(Some(ANSWER_TIME_MAX));
         let connection = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let connection = connection.map_err(|error| match error.is_io_error() || error.is_timeout() {
-            // Without a source it is something that passes.
-            true => Error::StoreFailed { what: format!("cannot reach Redis: {error}"), source: None },
-            false => failed("Redis refused the connection", error),
-        })?;
+        let connection = connection.map_err(|e| failed("cannot reach Redis", e))?;
         Ok(Session::new(connection, self.idle.clone()))
     }
 

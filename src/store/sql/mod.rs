@@ -77,7 +77,11 @@ impl<D: Dialect> Sql<D> {
             connection.close().await
         };
         let first = tokio::time::timeout(CONNECT_TIME_MAX, first).await.map_err(|_| lost())?;
-        first.map_err(|e| failed("cannot use the database", e))?;
+        first.map_err(|error| match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
+            // An account or a database that is not the right one, which waiting does not mend.
+            Some(code) if code.starts_with("28") || code.starts_with("42") => refused(error).into(),
+            _ => failed("cannot use the database", error),
+        })?;
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(CONNECT_TIME_MAX)
