@@ -57,7 +57,8 @@ async fn is_waited_for<S>(server: Server, _: impl AsyncFn(String, SharedOptions)
     assert_ne!(stranger, url);
     let (mut daemon, mut said) = serve(home.path(), &stranger);
     hear(&mut said, "refused the connection").await;
-    assert_eq!(daemon.wait().await.expect("it ends").code(), Some(1));
+    // As for a wrong setting, after which no supervisor starts it again.
+    assert_eq!(daemon.wait().await.expect("it ends").code(), Some(2));
 }
 
 test_on!(a_database_is_waited_for_unless_it_refuses, "postgres", PostgresStore, Server::postgres(false), is_waited_for);
