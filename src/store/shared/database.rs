@@ -91,7 +91,7 @@ pub trait Database: Send + Sync + 'static {
     async fn to_cancel(&self, lease: u64) -> Result<Vec<RunId>>;
 
     /// Forgets a bounded part of what is older than is kept. Of runs that are too many, those of some jobs
-    /// after [`Kept::after`].
+    /// after the one in `kept`.
     async fn prune(&self, kept: &Kept) -> Result<Pruned>;
 
     // --- records by kind and key ---
