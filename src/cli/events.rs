@@ -10,7 +10,7 @@ use crate::store::List;
 use chrono::Local;
 use clap::Args;
 use futures::StreamExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -61,7 +61,7 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
             }
         }
     }
-    let list = match args.since {
+    let list: List<Value> = match args.since {
         Some(from) => {
             let path = format!("/v1/events?mask={mask}&limit={}{}", args.limit, since(Some(from)));
             client.get(&path).await?
@@ -69,12 +69,12 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
         None => newest(client, mask, args.limit).await?,
     };
     output.show(&list, || {
-        for event in list["items"].as_array().into_iter().flatten() {
+        for event in &list.items {
             if let Ok(event) = serde_json::from_value::<Event>(event.clone()) {
                 println!("{}", line(&event));
             }
         }
-        if let Some(next) = list["next"].as_str() {
+        if let Some(next) = &list.next {
             println!("more: --since {next}");
         }
     });
@@ -85,7 +85,7 @@ pub async fn run(args: EventsArgs, client: &Client, output: Output) -> Done {
 const PAGE: usize = 500;
 
 /// The newest events of some kinds: looked for among more and more of all kinds.
-async fn newest(client: &Client, mask: u32, limit: usize) -> Result<Value, Failure> {
+async fn newest(client: &Client, mask: u32, limit: usize) -> Result<List<Value>, Failure> {
     let status: Status = client.get("/v1/status").await?;
     let last = status.counts.last_event;
     let mut back = limit as u64;
@@ -103,7 +103,7 @@ async fn newest(client: &Client, mask: u32, limit: usize) -> Result<Value, Failu
         }
         if found.len() >= limit || back >= last {
             found.drain(..found.len().saturating_sub(limit));
-            return Ok(json!({ "items": found, "next": null }));
+            return Ok(List { items: found, next: None });
         }
         back = back.saturating_mul(10);
     }

@@ -3,8 +3,7 @@
 
 use super::{Scheduler, Shared};
 use crate::event::Event;
-use crate::job::Status;
-use crate::store::{JobFilter, JobStore};
+use crate::store::JobStore;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -44,8 +43,7 @@ async fn tell(store: Arc<dyn JobStore>, shared: Arc<Shared>, mut own: mpsc::Rece
 async fn mend(store: Arc<dyn JobStore>, shared: Arc<Shared>) {
     loop {
         store.rejoined().await;
-        let quarantined = JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() };
-        if let Err(error) = Scheduler(shared.clone()).release_mended(&quarantined).await {
+        if let Err(error) = Scheduler(shared.clone()).release_quarantined().await {
             tracing::warn!(error = error.chain(), "jobs that lacked an executor may be quarantined still");
         }
     }

@@ -6,7 +6,7 @@ use crate::event::EventKind;
 use crate::executor::Executor;
 use crate::func::PluginName;
 use crate::invalid::Invalid;
-use crate::job::{Alias, Arguments, Backfill, Job, JobId};
+use crate::job::{Alias, Arguments, Backfill, Job, JobId, Status};
 use crate::plan::count_fire_times;
 use crate::run::RunId;
 use crate::scheduler::AddOptions;
@@ -219,8 +219,14 @@ impl Scheduler {
         self.store_event(EventKind::PluginRemoved, Some(name.to_string())).await
     }
 
+    /// Checks quarantined jobs against their executors again.
+    pub(super) async fn release_quarantined(&self) -> Result<()> {
+        let filter = JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() };
+        self.release_mended(&filter).await.map(drop)
+    }
+
     /// Checks the jobs of a filter against their executors again.
-    pub(super) async fn release_mended(&self, filter: &JobFilter) -> Result<(usize, usize)> {
+    async fn release_mended(&self, filter: &JobFilter) -> Result<(usize, usize)> {
         let (mut quarantined, mut released) = (0, 0);
         let stores: Vec<(Alias, Arc<dyn JobStore>)> =
             self.stores().iter().map(|(alias, entry)| (alias.clone(), entry.store.clone())).collect();

@@ -27,8 +27,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind, EventMask};
 use crate::executor::Executor;
-use crate::job::{Alias, JobId, Status};
-use crate::store::{Change, Conflict, Counts, JobEntry, JobFilter, JobStore, Reply};
+use crate::job::{Alias, JobId};
+use crate::store::{Change, Conflict, Counts, JobEntry, JobStore, Reply};
 use bus::Bus;
 use dispatch::{Dispatcher, Request, Running};
 use std::collections::{BTreeMap, BTreeSet};
@@ -176,7 +176,7 @@ impl Scheduler {
         }
         self.store_event(EventKind::SchedulerStarted, None).await?;
         self.announce().await?;
-        self.release_mended(&JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() }).await?;
+        self.release_quarantined().await?;
         self.0.phase.send_replace(phase);
         Ok(())
     }
@@ -274,7 +274,7 @@ impl Scheduler {
         if self.phase() != Phase::Stopped {
             self.announce().await?;
         }
-        self.release_mended(&JobFilter { state: Some(Status::Quarantined), ..JobFilter::default() }).await?;
+        self.release_quarantined().await?;
         self.wakeup();
         Ok(())
     }

@@ -248,14 +248,15 @@ fn database_error(error: tokio_postgres::Error) -> Error {
 
 /// Why there is no connection.
 fn unreachable(error: PoolError) -> Error {
-    let passing = |what: &str| Error::StoreFailed { what: what.into(), source: None };
     match error {
         PoolError::Backend(error) => match error.code() {
-            Some(&SqlState::CANNOT_CONNECT_NOW) => passing("PostgreSQL is starting or ending"),
+            Some(&SqlState::CANNOT_CONNECT_NOW) => {
+                Error::StoreFailed { what: "PostgreSQL is starting or ending".into(), source: None }
+            }
             Some(_) => failed("PostgreSQL refused the connection", error),
             None => failed("cannot reach PostgreSQL", error),
         },
-        PoolError::Timeout(_) => passing("PostgreSQL did not answer in time"),
+        PoolError::Timeout(_) => lost(),
         error => failed("cannot reach PostgreSQL", error),
     }
 }

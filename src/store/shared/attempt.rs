@@ -78,8 +78,8 @@ impl Working {
     }
 
     /// Notes what a turn came to.
-    fn committed(&mut self, going: impl Iterator<Item = Run>, held: Vec<(RunId, u64)>, defined: Defined, looked: bool) {
-        self.live.extend(going.map(|run| (run.id, run)));
+    fn committed(&mut self, going: Vec<Run>, held: Vec<(RunId, u64)>, defined: Defined, looked: bool) {
+        self.live.extend(going.into_iter().map(|run| (run.id, run)));
         self.held.retain(|run, _| self.live.get(run).is_some_and(|run| run.starts.is_some()));
         self.held.extend(held);
         for (job, revision) in defined {
@@ -226,8 +226,8 @@ impl<D: Database> SharedStore<D> {
             working.live.remove(run);
         }
         let claimed: HashSet<RunId> = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
-        let own: HashSet<RunId> = working.live.keys().copied().chain(claimed).collect();
-        let going = going.into_iter().filter(|run| own.contains(&run.id));
+        let own = |run: &Run| claimed.contains(&run.id) || working.live.contains_key(&run.id);
+        let going: Vec<Run> = going.into_iter().filter(own).collect();
         working.committed(going, held, defined, timing.look);
         turned.cancel.extend(self.keeper.cancelled());
         Ok(turned)
@@ -354,6 +354,7 @@ impl<D: Database> SharedStore<D> {
             }
         }
     }
+
     /// Finds out which fire times were claimed before.
     async fn claimed_before(&self, written: &Written) -> Result<Again> {
         let fires: Vec<&RunRow> =

@@ -262,12 +262,12 @@ impl<D: Database> Keeper<D> {
         let own = self.current();
         let asked = boottime();
         let nodes = self.database.nodes().await?;
-        let mut serving = nodes.iter().filter(|node| node.left.is_some() && !node.row.lanes.is_empty());
-        let first = serving.next().is_some_and(|first| first.lease == own);
-        let alone = first && serving.next().is_none();
-        let serves = |node: &NodeState| node.left.is_some() && node.lease != own && !node.row.lanes.is_empty();
-        self.others_serve.store(nodes.iter().any(serves), Ordering::Release);
-        lock(&self.leading).seen(asked, first, alone);
+        let serves = |node: &&NodeState| node.left.is_some() && !node.row.lanes.is_empty();
+        let serving: Vec<u64> = nodes.iter().filter(serves).map(|node| node.lease).collect();
+        let first = serving.first() == Some(&own);
+        let others = serving.iter().any(|lease| *lease != own);
+        self.others_serve.store(others, Ordering::Release);
+        lock(&self.leading).seen(asked, first, first && !others);
         let gone = nodes.into_iter().filter(|node| node.left.is_none() && node.lease != own).map(|node| Gone {
             lease: node.lease,
             news: !node.told && !node.row.lanes.is_empty(),
