@@ -1,7 +1,7 @@
 //! The plugins of this repository, compiled as a user compiles them, called with typed arguments.
 
 use chrono::Utc;
-use sandclock::sandbox::{Ended, Sandbox, Setting, digest};
+use sandclock::sandbox::{Ended, Sandbox, SandboxOptions, Setting, digest};
 use sandclock::*;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -27,19 +27,29 @@ pub fn component(plugin: &str) -> Vec<u8> {
 }
 
 async fn call(plugin: &str, export: &str, kwargs: Value, change: impl FnOnce(&mut Limits)) -> Ended {
+    call_in(&SANDBOX, plugin, export, kwargs, change).await
+}
+
+async fn call_in(
+    sandbox: &Sandbox,
+    plugin: &str,
+    export: &str,
+    kwargs: Value,
+    change: impl FnOnce(&mut Limits),
+) -> Ended {
     let component = component(plugin);
     let mut job = Job::new("nightly".parse().unwrap(), format!("{plugin}:{export}").parse().unwrap(), Trigger::now());
     job.kwargs = kwargs.as_object().unwrap().clone();
     job.limits.fuel = 1_000_000_000;
     change(&mut job.limits);
-    let plugin = SANDBOX.load(&digest(&component), &component).unwrap();
+    let plugin = sandbox.load(&digest(&component), &component).unwrap();
     let call = plugin.bind(&job).unwrap_or_else(|e| panic!("{e}"));
     let run: Run = serde_json::from_value(json!({
         "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "job_id": job.id, "jobstore": "default", "func": job.func,
         "scheduled_time": "2027-01-01T00:00:00Z", "attempt": 3, "node": "n", "state": "claimed",
     }))
     .unwrap();
-    SANDBOX.call(call, &Setting::new(&run, &job, Utc::now()), &CancellationToken::new()).await
+    sandbox.call(call, &Setting::new(&run, &job, Utc::now()), &CancellationToken::new()).await
 }
 
 #[tokio::test]
@@ -97,6 +107,19 @@ async fn unruly_ends_in_its_classes() {
     let ended = call("unruly", "flood", json!({"lines": 20_000}), |_| ()).await;
     assert_eq!(ended.outcome, Outcome::Succeeded { value: json!(20_000) }, "a chatty job succeeds");
     assert!(ended.logs.stdout.len() < 300_000 && ended.logs.stdout.contains("[cut: "), "its output is cut with a mark");
+}
+
+#[tokio::test]
+async fn a_backtrace_has_source_lines_if_the_component_has_them_and_that_is_wanted() {
+    let source = include_str!("../../plugins/unruly/src/lib.rs");
+    let line = 1 + source.lines().position(|line| line.contains("panic!(")).unwrap();
+    for lines in [true, false] {
+        let sandbox = Sandbox::with(SandboxOptions { runs: 1, lines, ..SandboxOptions::default() }).unwrap();
+        let ended = call_in(&sandbox, "unruly", "panic", json!({"message": "boo"}), |_| ()).await;
+        let Outcome::Trapped { backtrace, .. } = ended.outcome else { panic!("{:?}", ended.outcome) };
+        let place = format!("unruly/src/lib.rs:{line}");
+        assert_eq!(backtrace.iter().any(|frame| frame.contains(&place)), lines, "{backtrace:?}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use chrono::Utc;
 use proptest::prelude::*;
-use sandclock::sandbox::{AddPlugin, Ended, Sandbox, SandboxOptions, Setting, digest};
+use sandclock::sandbox::{AddPlugin, Ended, Sandbox, Setting, digest};
 use sandclock::*;
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
@@ -158,21 +158,6 @@ fn signatures_that_json_cannot_carry_are_refused() {
 #[test]
 fn a_component_without_functions_is_refused() {
     assert!(SANDBOX.inspect(&wasm("(component)")).unwrap_err().to_string().contains("exports no function"));
-}
-
-#[tokio::test]
-async fn a_backtrace_has_source_lines_if_the_component_has_them_and_that_is_wanted() {
-    let text = "(component\n (core module $m\n  (func $inner\n   unreachable)\n  (func (export \"run\")\n   call $inner))\n (core instance $i (instantiate $m))\n (func (export \"run\") (canon lift (core func $i \"run\"))))";
-    let component = wat::Parser::new().generate_dwarf(wat::GenerateDwarf::Full).parse_str(Some("m.wat".as_ref()), text);
-    let component = component.unwrap();
-    for lines in [true, false] {
-        let sandbox = Sandbox::with(SandboxOptions { runs: 1, lines, ..SandboxOptions::default() }).unwrap();
-        let plugin = sandbox.load(&digest(&component), &component).unwrap();
-        let job = job("run", vec![]);
-        let ended = sandbox.call(plugin.bind(&job).unwrap(), &setting(&job), &CancellationToken::new()).await;
-        let Outcome::Trapped { backtrace, .. } = ended.outcome else { panic!("{:?}", ended.outcome) };
-        assert_eq!(backtrace[0].contains("m.wat:4"), lines, "{backtrace:?}");
-    }
 }
 
 #[tokio::test]
