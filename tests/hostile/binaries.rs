@@ -2,7 +2,7 @@
 //! the compiler.
 
 use crate::wall::{Bench, Case, Wall, group, job, made, plain_group, text_of, wasm, wat};
-use crate::{bombs, measure};
+use crate::{bombs, heap, measure};
 use sandclock::OutcomeKind::*;
 use sandclock::executor::Report;
 use sandclock::sandbox::AddPlugin;
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// What a component that was refused as a bomb may leave of this process's memory, and one that was
 /// compiled: room for its code.
-const LEFT: u64 = 8 << 20;
-const LEFT_OF_CODE: u64 = 64 << 20;
+const LEFT: usize = 8 << 20;
+const LEFT_OF_CODE: usize = 64 << 20;
 
 #[test]
 fn what_is_no_plugin_is_refused_for_this_process() {
@@ -112,7 +112,7 @@ fn noise_ends_without_a_panic() {
 /// Registers a bomb twice: it is refused, the second time at once, or compiled within the limits.
 async fn drop_bomb(bench: &mut Bench, name: &str, bytes: &[u8]) {
     bench.count();
-    let (before, begun) = (measure::resident(), Instant::now());
+    let (before, begun) = (heap::held(), Instant::now());
     let first = bench.add("bomb", Grants::default(), bytes.to_vec()).await;
     let took = begun.elapsed();
     println!(
@@ -137,8 +137,8 @@ async fn drop_bomb(bench: &mut Bench, name: &str, bytes: &[u8]) {
         Err(error) => bench.fail(format!("{name}: {error}")),
     }
     let most = before + if first.is_ok() { LEFT_OF_CODE } else { LEFT };
-    if !measure::settled_to(|| measure::resident() as usize, most as usize).await {
-        bench.fail(format!("{name}: {} KiB of memory are left", (measure::resident() - before) >> 10));
+    if !measure::settled_to(heap::held, most).await {
+        bench.fail(format!("{name}: {} KiB of memory are held", (heap::held() - before) >> 10));
     }
     bench.neighbour_was_on_time(name);
 }

@@ -1,6 +1,7 @@
 //! A guest that kills its worker loses its own runs and no other. The worker is killed from here, as a
 //! hole in the engine would do it from inside: there is no way for a guest to ask for it.
 
+use crate::heap;
 use crate::measure::{self, job};
 use crate::wall::{Bench, Wall, group, text_of, wasm};
 use rustix::process::{Pid, Signal, kill_process};
@@ -82,10 +83,10 @@ fn a_thousand_deaths_of_workers_touch_nobody_else() {
             }
             bench.neighbour_was_on_time(&format!("death {death}"));
             if death + 1 == WARM {
-                warm = (measure::resident(), measure::open_files().len());
+                warm = (heap::held(), measure::open_files().len());
             }
         }
-        let grown = measure::resident().saturating_sub(warm.0) >> 10;
+        let grown = heap::held().saturating_sub(warm.0) >> 10;
         if grown > 10 << 10 {
             bench.fail(format!("{grown} KiB of memory more than at death {WARM}"));
         }

@@ -11,6 +11,7 @@ mod bombs;
 mod deaths;
 mod fake;
 mod files;
+mod heap;
 mod ledger;
 mod log;
 mod measure;
@@ -20,9 +21,8 @@ mod processor;
 mod texts;
 mod wall;
 
-// As in the program itself, whose memory is measured here.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: heap::Counted = heap::Counted;
 
 /// Whether what takes minutes is wanted too.
 pub fn slow() -> bool {

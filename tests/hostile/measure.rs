@@ -19,9 +19,9 @@ const EVERY: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// Resident memory of this process, in bytes.
-pub fn resident() -> u64 {
+pub fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap() * 4096
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap() * 4096
 }
 
 /// Files that this process has open, without the one that lists them, and without the images of

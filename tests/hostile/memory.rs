@@ -81,12 +81,7 @@ fn is_stored_small(report: &Report) {
 fn transferred() -> Vec<Case> {
     vec![
         wat("M11", "huge_list_u8").args(json!([10_000_000])).memory(64).traps("transfer_limit"),
-        wat("M11", "huge_string")
-            .args(json!([10_000_000]))
-            .memory(64)
-            .leaves(16)
-            .ends(Succeeded)
-            .traps("transfer_limit"),
+        wat("M11", "huge_string").args(json!([10_000_000])).memory(64).ends(Succeeded).traps("transfer_limit"),
         wat("M11", "huge_string").args(json!([20_000_000])).memory(64).traps("transfer_limit"),
         wat("M11", "huge_list_u8").args(json!([4_000_000_000_u32])).ends(OutOfMemory).traps("abi"),
         wat("M11", "list_overflow").traps("abi"),
@@ -95,13 +90,13 @@ fn transferred() -> Vec<Case> {
         wat("M12", "aliased_lists").args(json!([100, 1000])).ends(Succeeded),
         wat("M12", "aliased_nested").args(json!([500])).memory(64).traps("transfer_limit"),
         wat("M12", "aliased_nested").args(json!([2000])).memory(64).traps("transfer_limit"),
-        wat("M13", "huge_string").args(json!([340_000])).leaves(16).ends(Succeeded).looks(is_stored_small),
-        wat("M13", "huge_list_u8").args(json!([340_000])).leaves(64).ends(Succeeded).looks(is_stored_small),
+        wat("M13", "huge_string").args(json!([340_000])).ends(Succeeded).looks(is_stored_small),
+        wat("M13", "huge_list_u8").args(json!([340_000])).ends(Succeeded).looks(is_stored_small),
         // Kept for the next one, and not once for each.
-        wat("M13", "huge_list_u8").args(json!([340_000])).leaves(32).ends(Succeeded).looks(is_stored_small),
+        wat("M13", "huge_list_u8").args(json!([340_000])).ends(Succeeded).looks(is_stored_small),
         hostile("M13", "controls").args(json!([340_000])).ends(Succeeded).looks(is_stored_small),
-        hostile("M13", "bytes").args(json!([340_000])).leaves(64).ends(Succeeded).looks(is_stored_small),
-        hostile("M13", "bytes").args(json!([340_000])).leaves(32).ends(Succeeded).looks(is_stored_small),
+        hostile("M13", "bytes").args(json!([340_000])).ends(Succeeded).looks(is_stored_small),
+        hostile("M13", "bytes").args(json!([340_000])).ends(Succeeded).looks(is_stored_small),
     ]
 }
 

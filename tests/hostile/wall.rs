@@ -1,6 +1,7 @@
 //! A bench that holds one wall and measures what gets through it: each case is registered and run as
 //! the daemon would do it, while a neighbour's runs go on.
 
+use crate::heap;
 use crate::measure::{self, Neighbour};
 use sandclock::executor::{Began, Report};
 use sandclock::sandbox::connect::{Connect, Direct};
@@ -21,6 +22,10 @@ const LATE: Duration = Duration::from_millis(200);
 /// How late a neighbour's run may be.
 const NEIGHBOUR_LATE: Duration = Duration::from_millis(500);
 const MIB: u64 = 1 << 20;
+/// Bytes that a case may leave allocated: its plugin is kept, and the neighbour has a run.
+const LEFT: usize = 8 << 20;
+/// Bytes of memory that a group may leave in use: what the allocator and the pools keep for the next one.
+const KEPT: usize = 192 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wall {
@@ -64,8 +69,6 @@ pub struct Case {
     grants: Grants,
     cancel: Option<Duration>,
     late: Duration,
-    /// Bytes that the allocator of this process may keep.
-    leaves: u64,
     ends: Vec<End>,
     look: Option<Look>,
 }
@@ -94,19 +97,7 @@ pub fn made(id: &'static str, name: &'static str, bytes: Vec<u8>) -> Case {
 impl Case {
     fn new(id: &'static str, guest: Guest, export: &'static str) -> Self {
         let (args, ends, look, cancel) = (Vec::new(), Vec::new(), None, None);
-        Case {
-            id,
-            guest,
-            export,
-            args,
-            limits: narrow(),
-            grants: Grants::default(),
-            cancel,
-            late: LATE,
-            leaves: 0,
-            ends,
-            look,
-        }
+        Case { id, guest, export, args, limits: narrow(), grants: Grants::default(), cancel, late: LATE, ends, look }
     }
 
     pub fn args(self, args: Value) -> Self {
@@ -144,11 +135,6 @@ impl Case {
     /// The host does one thing for so long that it may end that much later.
     pub fn late_by(self, milliseconds: u64) -> Self {
         Case { late: LATE + Duration::from_millis(milliseconds), ..self }
-    }
-
-    /// Its value is so large that this process may keep that many mebibytes for the next one.
-    pub fn leaves(self, mebibytes: u64) -> Self {
-        Case { leaves: mebibytes * MIB, ..self }
     }
 
     pub fn ends(mut self, end: impl Into<End>) -> Self {
@@ -214,6 +200,13 @@ pub fn wasm(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Of this process, before the first case.
+struct Before {
+    files: usize,
+    tasks: usize,
+    resident: usize,
+}
+
 /// One wall with plugins behind it.
 pub struct Bench {
     pub wall: Wall,
@@ -222,7 +215,7 @@ pub struct Bench {
     pub registry: Registry,
     pub secrets: Arc<MemorySecretStore>,
     neighbour: Neighbour,
-    before: (usize, usize),
+    before: Before,
     named: usize,
     checked: usize,
     failures: Vec<String>,
@@ -292,7 +285,8 @@ impl Bench {
         measure::once(&*executor, &measure::neighbours_job()).await;
         executor.shutdown().await;
         measure::settled(measure::tasks).await;
-        let before = (measure::open_files().len(), measure::tasks());
+        let before =
+            Before { files: measure::open_files().len(), tasks: measure::tasks(), resident: measure::resident() };
         let neighbour = Neighbour::start(executor.clone());
         let (named, checked, failures) = (0, 0, Vec::new());
         Bench { wall, executor, inside, registry, secrets, neighbour, before, named, checked, failures, _cache: cache }
@@ -363,7 +357,7 @@ impl Bench {
         }
         let mut job = measure::job(&format!("{name}:{}", case.export), case.args.clone());
         job.limits = case.limits;
-        let resident = measure::resident();
+        let held = heap::held();
         let report = self.run(job, case.cancel).await;
         self.judge(&case, &title, &report);
         if verbose() {
@@ -371,7 +365,7 @@ impl Bench {
             println!("  {title}: {:?} in {} ms of {all} ms", report.outcome.kind(), ran.num_milliseconds());
         }
         drop(report);
-        self.settle(&title, resident + case.leaves).await;
+        self.settle(&title, held + LEFT).await;
         self.neighbour_was_on_time(&title);
     }
 
@@ -412,17 +406,16 @@ impl Bench {
     }
 
     /// What a run leaves in this process.
-    async fn settle(&mut self, title: &str, most: u64) {
+    async fn settle(&mut self, title: &str, most: usize) {
         if let Some(inside) = self.inside.clone() {
             // The neighbour's may be among them at any moment, so what counts is that they all end.
             if !measure::settled_to(|| inside.tasks(), 0).await {
                 self.fail(format!("{title}: {} tasks are left", inside.tasks()));
             }
         }
-        let most = most + if self.wall == Wall::Process { 8 } else { 32 } * MIB;
-        if !measure::settled_to(|| measure::resident() as usize, most as usize).await {
-            let grown = (measure::resident() - most) / 1024;
-            self.fail(format!("{title}: {grown} KiB of memory too many are left"));
+        if !measure::settled_to(heap::held, most).await {
+            let grown = (heap::held() - most) / 1024;
+            self.fail(format!("{title}: {grown} KiB of memory too many are held"));
         }
     }
 
@@ -444,7 +437,14 @@ impl Bench {
     async fn finish(mut self, name: &str, begun: Instant) {
         let (runs, worst) = self.neighbour.stop().await;
         self.executor.shutdown().await;
-        let (files, tasks) = self.before;
+        let Before { files, tasks, resident } = self.before;
+        if !measure::settled_to(measure::resident, resident + KEPT).await {
+            self.fail(format!(
+                "{} MiB of memory are in use, before it were {}",
+                measure::resident() >> 20,
+                resident >> 20
+            ));
+        }
         if !measure::settled_to(|| measure::open_files().len(), files).await {
             self.fail(format!("files are open, before it were {files}: {:?}", measure::open_files()));
         }

@@ -12,7 +12,6 @@ use crate::lease::Lease;
 use crate::run::Outcome;
 use crate::sandbox::{Ended, Live, Plugin, Sandbox, SandboxOptions};
 use crate::trigger::Trigger;
-use bytes::BytesMut;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -137,7 +136,7 @@ impl Worker {
             Ok::<_, io::Error>(())
         };
         let read = async move {
-            let mut come = BytesMut::with_capacity(64 << 10);
+            let mut come = wire::room();
             while reader.read_buf(&mut come).await? > 0 {
                 while let Some(frame) = wire::next_frame(&mut come)? {
                     match wire::decode(&frame)? {

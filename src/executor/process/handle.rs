@@ -3,7 +3,6 @@
 use super::wire::{self, CallFrame, EndedFrame, FromWorker, ToWorker};
 use crate::grant::Grants;
 use crate::run::RunLogs;
-use bytes::BytesMut;
 use std::collections::HashMap;
 use std::io;
 use std::process::ExitStatus;
@@ -15,9 +14,6 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-
-/// What is kept of the room for a large answer, in bytes: there are many workers.
-const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// Why a call has no answer: its worker is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,7 +208,7 @@ impl Worker {
     }
 
     async fn read(&self, mut reader: OwnedReadHalf, ended: impl Fn()) -> io::Result<()> {
-        let mut come = BytesMut::with_capacity(64 << 10);
+        let mut come = wire::room();
         while reader.read_buf(&mut come).await? > 0 {
             while let Some(frame) = wire::next_frame(&mut come)? {
                 match wire::decode(&frame)? {
@@ -220,9 +216,6 @@ impl Worker {
                     FromWorker::Written(id, logs) => self.written(id, &logs),
                     FromWorker::Ready(_) => return Err(io::Error::other("a worker begins once")),
                 }
-            }
-            if come.is_empty() && come.capacity() > KEPT_BYTES_MAX {
-                come = BytesMut::with_capacity(64 << 10);
             }
             ended();
         }

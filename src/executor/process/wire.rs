@@ -7,6 +7,7 @@ use crate::job::Limits;
 use crate::run::{ERROR_BYTES_MAX, Outcome, RunLogs, USES_MAX, Usage, cut};
 use crate::sandbox::{Ended, Setting};
 use crate::values::{ValueChanges, Values};
+use bytes::BytesMut;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,6 +17,10 @@ use std::sync::Arc;
 /// Bytes of a frame from a worker: more than any result that a guest can return.
 pub const FRAME_BYTES_MAX: usize = 48 << 20;
 const HEAD: usize = 4;
+/// Bytes of room for what comes.
+const ROOM: usize = 64 << 10;
+/// Bytes of a frame whose room is kept for the next ones.
+const KEPT_BYTES_MAX: usize = 1 << 20;
 /// Lines of a backtrace.
 const FRAMES_MAX: usize = 64;
 /// Nesting of a value: no type that a plugin may have is deeper.
@@ -138,8 +143,13 @@ pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
     rmp_serde::from_slice(frame).map_err(io::Error::other)
 }
 
+/// Room for what comes.
+pub fn room() -> BytesMut {
+    BytesMut::with_capacity(ROOM)
+}
+
 /// Takes the first whole frame from what has come, if there is one. Errors: it is too long.
-pub fn next_frame(come: &mut bytes::BytesMut) -> io::Result<Option<bytes::BytesMut>> {
+pub fn next_frame(come: &mut BytesMut) -> io::Result<Option<BytesMut>> {
     let Some(head) = come.first_chunk::<HEAD>() else { return Ok(None) };
     let length = u32::from_le_bytes(*head) as usize;
     if length > FRAME_BYTES_MAX {
@@ -150,6 +160,11 @@ pub fn next_frame(come: &mut bytes::BytesMut) -> io::Result<Option<bytes::BytesM
         return Ok(None);
     }
     let mut frame = come.split_to(HEAD + length);
+    if length > KEPT_BYTES_MAX {
+        // What is left shares the frame's memory, and would keep it for as long as the other side lives.
+        let rest = std::mem::replace(come, room());
+        come.extend_from_slice(&rest);
+    }
     Ok(Some(frame.split_off(HEAD)))
 }
 
@@ -190,7 +205,7 @@ mod tests {
             },
         };
         let frame = encode(&ToWorker::Call(Box::new(call))).unwrap();
-        let mut come = bytes::BytesMut::new();
+        let mut come = BytesMut::new();
         for byte in &frame[..frame.len() - 1] {
             come.extend_from_slice(&[*byte]);
             assert!(next_frame(&mut come).unwrap().is_none());
@@ -210,6 +225,22 @@ mod tests {
         let frame = encode(&FromWorker::Ended(1, Box::new(ended.into()))).unwrap();
         let FromWorker::Ended(1, back) = decode(&frame[HEAD..]).unwrap() else { panic!() };
         assert_eq!(back.checked(&Limits::default(), &Arc::default()).outcome, outcome);
+    }
+
+    #[test]
+    fn the_room_of_a_large_frame_is_not_kept() {
+        let large = encode(&FromWorker::Ended(
+            1,
+            Box::new(Ended::without_a_call(Outcome::Failed { error: "x".repeat(8 << 20) }).into()),
+        ))
+        .unwrap();
+        let mut come = room();
+        come.extend_from_slice(&large);
+        come.extend_from_slice(&large[..100]);
+        let frame = next_frame(&mut come).unwrap().unwrap();
+        assert_eq!((frame.len(), &come[..]), (large.len() - HEAD, &large[..100]));
+        drop(frame);
+        assert!(!come.try_reclaim(KEPT_BYTES_MAX), "what is left keeps all of it");
     }
 
     #[test]
@@ -236,7 +267,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_from_a_worker_end_without_panic(bytes: Vec<u8>) {
-            let mut come = bytes::BytesMut::from(&bytes[..]);
+            let mut come = BytesMut::from(&bytes[..]);
             if let Ok(Some(frame)) = next_frame(&mut come) {
                 let _ = decode::<FromWorker>(&frame);
             }
