@@ -3,6 +3,7 @@
 
 use super::dear;
 use super::engine::{RANDOM_BYTES_MAX, RESOURCES_MAX};
+use super::errors::Errors;
 use super::files::{Files, Quotas, Shares, WasiFiles};
 use super::http::{Client, FIELDS_BYTES_MAX, Http};
 use super::interfaces::{self, Info};
@@ -190,9 +191,15 @@ impl HasData for Io {
     type Data<'a> = &'a mut ResourceTable;
 }
 
+struct IoErrors;
+
+impl HasData for IoErrors {
+    type Data<'a> = Errors<'a>;
+}
+
 /// Links what every plugin may import.
 pub fn link(linker: &mut Linker<State>) -> Result<()> {
-    bindings::io::error::add_to_linker::<State, Io>(linker, |state| state.ctx().table)?;
+    bindings::io::error::add_to_linker::<State, IoErrors>(linker, |state| Errors(state.ctx().table))?;
     bindings::io::poll::add_to_linker::<State, Io>(linker, |state| state.ctx().table)?;
     bindings::io::streams::add_to_linker::<State, Io>(linker, |state| state.ctx().table)?;
     bindings::clocks::wall_clock::add_to_linker::<State, WasiClocks>(linker, State::clocks)?;

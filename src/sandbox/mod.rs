@@ -10,6 +10,7 @@ mod compile;
 pub mod connect;
 mod dear;
 mod engine;
+mod errors;
 mod files;
 mod host;
 mod http;
