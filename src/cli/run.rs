@@ -5,7 +5,8 @@ use super::output::{Output, bytes, facts, field, lines, outcome, query, short_ti
 use super::{Done, Failure};
 use crate::invalid::printable;
 use crate::job::{Alias, JobId};
-use crate::run::{OutcomeKind, RunId};
+use crate::run::{OutcomeKind, Run, RunId, RunState};
+use crate::store::{List, Node};
 use crate::trigger::Zone;
 use crate::trigger::parse_time;
 use clap::{Args, Subcommand};
@@ -95,8 +96,12 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
             let run: Value = client.get(&format!("/v1/runs/{id}")).await?;
             output.show(&run, || show(&run));
         }
-        RunCommand::Logs { id, follow: true } => follow(id, client, output).await?,
+        RunCommand::Logs { id, follow: true } => {
+            tell_where(id, client).await?;
+            follow(id, client, output).await?;
+        }
         RunCommand::Logs { id, follow: false } => {
+            tell_where(id, client).await?;
             let logs: Value = client.get(&format!("/v1/runs/{id}/logs")).await?;
             output.show(&logs, || {
                 for stream in ["stdout", "stderr"] {
@@ -127,6 +132,22 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says so if a run goes on at another node, which has what it has written so far.
+async fn tell_where(id: RunId, client: &Client) -> Done<()> {
+    let run: Run = client.get(&format!("/v1/runs/{id}")).await?;
+    if run.state == RunState::Ended {
+        return Ok(());
+    }
+    let nodes: List<Node> = client.get("/v1/nodes").await?;
+    if nodes.items.iter().any(|node| node.own && *node.name != *run.node) {
+        let node = printable(&run.node, 64);
+        eprintln!(
+            "this run goes on at node `{node}`: what it writes can be read there now, and here when it has ended"
+        );
+    }
+    Ok(())
 }
 
 /// Prints what a run writes as it comes, until its end. Text is cut into lines only where it has them.

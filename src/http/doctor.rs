@@ -8,7 +8,7 @@ use crate::config::{App, Wall};
 use crate::error::Error;
 use crate::jail::{Finding, Layer};
 use crate::scheduler::Phase;
-use crate::store::Counts;
+use crate::store::{Counts, Node};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,7 @@ pub async fn doctor(State(api): State<Api>) -> Result<Json<Doctor>, Problem> {
     let app = &api.app;
     let mut checks = vec![home(&app.home), disk(&app.home), files()];
     checks.extend(store(app).await);
+    checks.extend(nodes(app).await);
     checks.extend(scheduler(app));
     checks.extend(plugins(app).await);
     checks.extend(listeners(app).await);
@@ -142,6 +143,30 @@ async fn store(app: &App) -> Vec<Check> {
         warning("quarantined jobs", format!("{quarantined} will not run"), remedy)
     };
     vec![ok("job store", format!("{jobs} jobs, {runs} runs kept")), quarantine]
+}
+
+/// Of a store that several nodes share.
+async fn nodes(app: &App) -> Vec<Check> {
+    let Some(nodes) = &app.nodes else { return Vec::new() };
+    let nodes = match nodes.list_nodes().await {
+        Ok(nodes) => nodes,
+        Err(error) => return vec![failed("nodes", error.chain(), "the log says more")],
+    };
+    let (live, lost): (Vec<&Node>, Vec<&Node>) = nodes.iter().partition(|node| node.left.is_some());
+    let mut names: Vec<&str> = live.iter().map(|node| node.name.as_str()).collect();
+    names.sort_unstable();
+    let twice: Vec<&str> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    let detail = format!("sharing the store: {}", names.join(", "));
+    vec![if !live.iter().any(|node| node.claims) {
+        warning("nodes", format!("{detail}; none of them runs anything"), "`sandclock serve` with slots")
+    } else if !twice.is_empty() {
+        warning("nodes", format!("several are called {}", twice.join(", ")), "tell them apart: `serve --node NAME`")
+    } else if !lost.is_empty() {
+        let lost: Vec<&str> = lost.iter().map(|node| node.name.as_str()).collect();
+        warning("nodes", format!("{detail}; lost: {}", lost.join(", ")), "what it ran is being taken over")
+    } else {
+        ok("nodes", detail)
+    }]
 }
 
 fn scheduler(app: &App) -> Vec<Check> {

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 /// Changes that may wait for a turn; a caller beyond that is told to try again.
 pub const CHANGES_MAX: usize = 1024;
 /// Changes that one turn applies.
-const TURN_CHANGES_MAX: usize = 256;
+pub const TURN_CHANGES_MAX: usize = 256;
 /// How long a store that failed is left alone, at first and at most; it doubles in between.
 const RETRY_FIRST: TimeDelta = TimeDelta::seconds(1);
 const RETRY_MAX: TimeDelta = TimeDelta::seconds(10);

@@ -1,8 +1,9 @@
 //! The scheduler's verbs about jobs. Everything about a job is checked here before a store sees it.
 
 use super::Scheduler;
+use super::dispatch::TURN_CHANGES_MAX;
 use crate::error::{Error, Result};
-use crate::event::EventKind;
+use crate::event::{Event, EventKind};
 use crate::executor::Executor;
 use crate::func::PluginName;
 use crate::invalid::Invalid;
@@ -14,6 +15,7 @@ use crate::store::{Change, JobEntry, JobFilter, JobStore, List, Page, Reply};
 use crate::trigger::Trigger;
 use crate::values::Values;
 use chrono::{DateTime, SubsecRound, Utc};
+use futures::future::try_join_all;
 use std::sync::Arc;
 
 /// Runs that one backfill may ask for.
@@ -86,9 +88,21 @@ impl Scheduler {
         self.change(&store, Change::Remove { id: id.clone() }).await.map(|_| ())
     }
 
-    /// Removes the jobs of one store.
+    /// Removes the jobs that one store has, in turns of some at a time, however many they are. One that
+    /// is added meanwhile may stay.
     pub async fn remove_all_jobs(&self, store: &Alias) -> Result<()> {
-        self.change(store, Change::RemoveAll).await.map(|_| ())
+        let mut page = Page { after: None, limit: TURN_CHANGES_MAX };
+        loop {
+            let list = self.list_jobs(store, &JobFilter::default(), &page).await?;
+            let removals = list.items.into_iter().map(|entry| self.still_there(store, Change::Remove { id: entry.id }));
+            try_join_all(removals).await?;
+            page.after = list.next;
+            if page.after.is_none() {
+                break;
+            }
+        }
+        let event = Event::new(EventKind::AllJobsRemoved, self.clock().now(), store.clone());
+        self.change(store, Change::Record { event: Box::new(event) }).await.map(drop)
     }
 
     /// Asks for one run now, whatever the trigger says. It starts when a slot is free and fewer than

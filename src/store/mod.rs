@@ -158,7 +158,6 @@ pub enum Change {
     Remove {
         id: JobId,
     },
-    RemoveAll,
     Pause {
         id: JobId,
     },

@@ -298,7 +298,10 @@ impl Pair {
             }
         }
         ledger.settled(self.now);
-        self.change(ledger, || Change::RemoveAll);
+        for id in JOBS {
+            let id: JobId = id.parse().expect("an id");
+            self.change(ledger, || Change::Remove { id: id.clone() });
+        }
     }
 }
 

@@ -5,7 +5,7 @@ pub const OWN_ARGUMENTS: &str = "SELECT run, arguments FROM promise WHERE job = 
 
 /// The statements of a turn, as they are prepared on each connection.
 pub struct Statements {
-    pub load: [String; 13],
+    pub load: [String; 12],
     pub write: [String; 16],
 }
 
@@ -72,7 +72,6 @@ impl Statements {
              WHERE lease = $1 AND (fenced OR until <= micros()) RETURNING old.told"
                 .to_owned(),
             format!("SELECT {job} FROM job WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"),
-            format!("SELECT {job} FROM job ORDER BY id FOR UPDATE"),
             format!(
                 "SELECT j.* FROM unnest($2::smallint[]) WITH ORDINALITY AS p(priority, n), LATERAL ({one_line}) j LIMIT $7"
             ),

@@ -141,7 +141,7 @@ impl Postgres {
         lines.turn(now);
         let fenced = wanted.fenced.map(|lease| lease as i64);
         let named: Vec<&str> = wanted.named.iter().map(JobId::as_str).collect();
-        let [check, hold, fence, name, all, line, next, alarms, wakes, manual, upcoming, orphan, epoch] =
+        let [check, hold, fence, name, line, next, alarms, wakes, manual, upcoming, orphan, epoch] =
             &self.statements.load;
         let (alarms_max, wakes_max, manual_max) = (wanted.alarms as i64, wanted.wakes as i64, wanted.manual as i64);
         let lanes: Vec<_> = wanted.lanes.iter().map(|lane| LaneQuery::new(lane, &lines, (now, until))).collect();
@@ -161,9 +161,7 @@ impl Postgres {
             queries.push(ask(client, fence, vec![fenced]));
         }
         let first_jobs = queries.len();
-        if wanted.all {
-            queries.push(ask(client, all, vec![]));
-        } else if !named.is_empty() {
+        if !named.is_empty() {
             queries.push(ask(client, name, vec![&named]));
         }
         let first_lane = queries.len();

@@ -23,7 +23,7 @@ use crate::store::Counts;
 use async_trait::async_trait;
 use futures::StreamExt;
 use lease::leases;
-use redis::{AsyncConnectionConfig, Client, RedisError, pipe};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, pipe};
 use session::{Idle, Session};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -56,6 +56,16 @@ impl SharedStore<Redis> {
     }
 }
 
+/// What waiting does not mend: a password that is not the right one, an account that may not.
+fn refusal(error: Error) -> Error {
+    let Error::StoreFailed { source: Some(source), .. } = &error else { return error };
+    let said = source.downcast_ref::<RedisError>();
+    let refused = said.is_some_and(|said| {
+        said.kind() == ErrorKind::AuthenticationFailed || matches!(said.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS"))
+    });
+    if refused { Invalid::new("store", "redis://…", error.chain()).into() } else { error }
+}
+
 impl Redis {
     pub async fn connect(url: &str) -> Result<Self> {
         // The text may hold a password, so it is not repeated.
@@ -69,7 +79,7 @@ impl Redis {
         let listening = tokio::spawn(listen(client.clone(), channel.clone(), hinted.clone()));
         let redis =
             Redis { client, idle: Idle::default(), channel, hinted, _listening: AbortOnDropHandle::new(listening) };
-        redis.check_format().await?;
+        redis.check_format().await.map_err(refusal)?;
         redis.warn_of_losses().await?;
         Ok(redis)
     }

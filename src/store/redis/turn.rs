@@ -208,16 +208,8 @@ impl<'a> Loading<'a> {
     }
 
     async fn load_jobs(&mut self, loaded: &mut Loaded, levels: &Levels) -> Result<()> {
-        let Wanted { now, named, all, lanes, alarms, wakes, manual, .. } = self.wanted;
-        if *all {
-            let rows: HashMap<String, Vec<u8>> = self.session.ask(redis::cmd("HGETALL").arg(keys::JOB)).await?;
-            for (id, row) in rows {
-                let id = keys::job_of(&id, 0)?;
-                self.jobs.insert(id.clone(), keys::unpack_job(&id, &row)?);
-            }
-        } else {
-            self.add(named).await?;
-        }
+        let Wanted { now, named, lanes, alarms, wakes, manual, .. } = self.wanted;
+        self.add(named).await?;
         for lane in lanes {
             loaded.next.push(self.lane(lane, levels).await?);
         }

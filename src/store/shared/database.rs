@@ -149,8 +149,6 @@ pub struct Wanted {
     pub until: i64,
     /// Jobs to lock whatever they wait for, in order, each once.
     pub named: Vec<JobId>,
-    /// All jobs there are.
-    pub all: bool,
     /// Lines to claim from.
     pub lanes: Vec<LaneWanted>,
     /// The lanes of this node. Questions and runs that callers asked for are of use to it in these alone.

@@ -94,7 +94,6 @@ impl Subject {
             abandoned: working.abandoned(timing.patience),
             fenced: dead.map(|dead| dead.lease),
             named: about.named.into_iter().collect(),
-            all: about.all,
             ..wanted(turn, number, timing.lead)
         };
         let lost_node = dead.map(|dead| dead.node.clone());
@@ -129,7 +128,6 @@ fn wanted(turn: &Turn, (lease, number): (u64, u64), lead: TimeDelta) -> Wanted {
 #[derive(Default)]
 struct About {
     named: BTreeSet<JobId>,
-    all: bool,
     runs: HashMap<RunId, Run>,
     /// Runs that are not of this node, or not any more.
     unknown: Vec<RunId>,
@@ -163,10 +161,6 @@ impl About {
                 | Change::Quarantine { id, .. }
                 | Change::ClearValues { id }
                 | Change::Release { id } => id,
-                Change::RemoveAll => {
-                    self.all = true;
-                    continue;
-                }
                 Change::Cancel { run } => {
                     match database.promised(*run).await? {
                         Some(job) => drop(self.named.insert(job)),

@@ -143,17 +143,12 @@ struct Loading<'a, D> {
 
 impl<D: Dialect> Loading<'_, D> {
     async fn load(&mut self, loaded: &mut Loaded) -> Result<()> {
-        let Wanted { now, named, all, alarms, wakes, manual, .. } = self.wanted;
+        let Wanted { now, named, alarms, wakes, manual, .. } = self.wanted;
         let job = JOB.join(", ");
-        if *all {
-            self.add(format!("SELECT {job} FROM sandclock_job ORDER BY id"), &[]).await?;
-        } else {
-            let sql = format!("SELECT {job} FROM sandclock_job WHERE {{}}");
-            let rows = self.session.query_in(&sql, "id", &names(named)).await.map_err(database_error)?;
-            for row in rows {
-                let row = row.job()?;
-                self.jobs.insert(row.id.clone(), row);
-            }
+        let sql = format!("SELECT {job} FROM sandclock_job WHERE {{}}");
+        for row in self.session.query_in(&sql, "id", &names(named)).await.map_err(database_error)? {
+            let row = row.job()?;
+            self.jobs.insert(row.id.clone(), row);
         }
         let mut levels = Levels::new();
         if !self.wanted.lanes.is_empty() || self.wanted.orphans > 0 {

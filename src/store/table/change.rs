@@ -32,14 +32,6 @@ impl Table {
             Change::Add { job, paused, conflict, first } => self.add(now, *job, paused, conflict, first),
             Change::Modify { base, job, first } => self.modify(now, &base, *job, first),
             Change::Remove { id } => self.remove(now, &id).map(|()| Reply::Done),
-            Change::RemoveAll => {
-                let ids: Vec<JobId> = self.jobs.ids().cloned().collect();
-                for id in &ids {
-                    self.remove(now, id)?;
-                }
-                self.record(told(EventKind::AllJobsRemoved, now));
-                Ok(Reply::Done)
-            }
             Change::Pause { id } => self.pause(now, &id),
             Change::Resume { id } => self.resume(now, &id),
             Change::Run { id, arguments } => self.run_now(now, &id, arguments),

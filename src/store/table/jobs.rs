@@ -183,10 +183,6 @@ impl Jobs {
         self.slots.len()
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = &JobId> {
-        self.slots.keys()
-    }
-
     /// How urgent a job is whose time has come.
     pub fn urgency(&self, id: &JobId, now: DateTime<Utc>) -> i8 {
         match self.slots.get(id) {
