@@ -2,7 +2,8 @@
 //! started, with its files on the disk and every commit waiting for it.
 //!
 //! `cargo bench --bench nodes` runs all of it; `-- nodes pgbench jobs snapshot late takeover peers` picks
-//! parts, and `RUNS=20000` makes it smaller.
+//! parts, and `RUNS=20000` makes it smaller. Each ratio has an aim and a bound; a ratio that is out of
+//! bounds ends it with an error.
 
 #[path = "../tests/servers/mod.rs"]
 mod servers;
@@ -23,35 +24,60 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SLOTS: usize = 512;
 
+/// A ratio beside a baseline of the same run.
+enum Ratio {
+    AtLeast { aim: f64, bound: f64 },
+    AtMost { aim: f64, bound: f64 },
+}
+
+use Ratio::{AtLeast, AtMost};
+
+/// Ratios that are out of bounds.
+#[derive(Default)]
+struct Missed(Vec<String>);
+
+impl Missed {
+    fn judge(&mut self, what: &str, is: f64, wanted: Ratio) {
+        let (within, aim, bound) = match wanted {
+            AtLeast { aim, bound } => (is >= bound, format!("at least {aim}"), format!("at least {bound}")),
+            AtMost { aim, bound } => (is <= bound, format!("at most {aim}"), format!("at most {bound}")),
+        };
+        println!("    {what}: {is:.2} (aim: {aim})");
+        if !within {
+            self.0.push(format!("{what}: {is:.2}, which should be {bound}"));
+        }
+    }
+}
+
 fn main() {
+    let mut missed = Missed::default();
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
     let runs: usize = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(60_000);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let server = Server::postgres(true);
-    let mut one = None;
+    let mut one = 0.0;
     if wants("nodes") || wants("pgbench") || wants("peers") {
-        for nodes in [1, 2, 4] {
+        let [first, two, four] = [1, 2, 4].map(|nodes| {
             let rate = runtime.block_on(fire(&server.database(), nodes, runs));
-            let times = one.map_or(String::new(), |one: f64| format!(", {:.2} times one node", rate / one));
-            println!("{nodes} nodes: {rate:.0} firings a second{times}");
-            one.get_or_insert(rate);
-        }
+            println!("{nodes} nodes: {rate:.0} firings a second");
+            rate
+        });
+        one = first;
+        // The nodes and the database have two cores together.
+        missed.judge("2 nodes beside one", two / one, AtLeast { aim: 1.5, bound: 1.2 });
+        missed.judge("4 nodes beside one", four / one, AtLeast { aim: 1.5, bound: 1.2 });
     }
     if wants("pgbench") {
         let rate = pgbench(&server);
-        let ratio = one.unwrap_or(0.0) / rate;
-        println!(
-            "pgbench, the statements of a turn of 256 ends and 256 claims: {rate:.0} firings a second; one node has {ratio:.2} of it (aim 0.7)"
-        );
+        println!("pgbench, the statements of a turn of 256 ends and 256 claims: {rate:.0} firings a second");
+        missed.judge("one node beside pgbench", one / rate, AtLeast { aim: 0.7, bound: 0.55 });
     }
     if wants("jobs") {
         let small = runtime.block_on(among(&server.database(), 1_000, runs / 3));
         let large = runtime.block_on(among(&server.database(), 1_000_000, runs / 3));
-        println!(
-            "among 10^3 jobs {small:.0}, among 10^6 jobs {large:.0} firings a second: {:.2} times the cost (aim 1.2)",
-            small / large
-        );
+        println!("among 10^3 jobs {small:.0}, among 10^6 jobs {large:.0} firings a second");
+        missed.judge("the cost among 10^6 beside 10^3", small / large, AtMost { aim: 1.2, bound: 1.2 });
     }
     if wants("snapshot") {
         let url = server.database();
@@ -69,20 +95,25 @@ fn main() {
         runtime.block_on(fire(&url, 1, runs / 2));
         let under = runtime.block_on(fire(&url, 1, runs / 2));
         let _ = (held.kill(), held.wait());
-        println!(
-            "with a held snapshot {under:.0}, without {normal:.0} firings a second: {:.2} (aim 0.9)",
-            under / normal
-        );
+        println!("with a held snapshot {under:.0}, without {normal:.0} firings a second");
+        missed.judge("with a held snapshot beside without", under / normal, AtLeast { aim: 0.9, bound: 0.9 });
     }
     if wants("late") {
-        runtime.block_on(lateness(&server));
+        let times = runtime.block_on(lateness(&server));
+        missed.judge("p99 beside the embedded store", times, AtMost { aim: 2.0, bound: 2.0 });
     }
     if wants("takeover") {
-        runtime.block_on(takeover(&server));
+        let leases = runtime.block_on(takeover(&server));
+        missed.judge("takeover in lease times, at most", leases, AtMost { aim: 1.3, bound: 1.3 });
     }
     if wants("peers") {
-        peers(&server, one.unwrap_or(0.0));
+        for (version, jobs, bound) in [("3", "2000", 6.0), ("4", "1000", 25.0)] {
+            let rate = peer(&server, version, jobs);
+            println!("APScheduler {version}: {rate:.0} firings a second");
+            missed.judge("one node beside it", one / rate, AtLeast { aim: 50.0, bound });
+        }
     }
+    assert!(missed.0.is_empty(), "out of bounds: {:#?}", missed.0);
 }
 
 async fn connect(url: &str, node: &str) -> PostgresStore {
@@ -244,8 +275,8 @@ SELECT :ids::text AS prev \\gset
     tps.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr))) * 256.0
 }
 
-/// How late runs start that fire every second, 200 of them, beside the embedded store.
-async fn lateness(server: &Server) {
+/// How late runs start that fire every second, 200 of them: p99 beside that of the embedded store.
+async fn lateness(server: &Server) -> f64 {
     let home = tempfile::tempdir().unwrap();
     let sled = SledStore::open(home.path(), SledOptions::default(), Utc::now()).unwrap();
     let embedded = late(Arc::new(sled), Arc::new(SystemClock)).await;
@@ -255,7 +286,7 @@ async fn lateness(server: &Server) {
     for (name, (p50, p99)) in [("embedded", embedded), ("PostgreSQL", shared)] {
         println!("lateness, {name}: p50 {p50:.2} ms, p99 {p99:.2} ms");
     }
-    println!("p99 {:.2} times that of the embedded store (aim 2)", shared.1 / embedded.1);
+    shared.1 / embedded.1
 }
 
 async fn late(store: Arc<dyn JobStore>, clock: Arc<dyn Clock>) -> (f64, f64) {
@@ -290,7 +321,7 @@ async fn late(store: Arc<dyn JobStore>, clock: Arc<dyn Clock>) -> (f64, f64) {
 }
 
 /// From the end of a node to its runs being taken over, in lease times.
-async fn takeover(server: &Server) {
+async fn takeover(server: &Server) -> f64 {
     let url = server.database();
     let lease = Duration::from_secs(3);
     let options = |node: &str| SharedOptions { node: node.into(), lease, ..SharedOptions::default() };
@@ -321,23 +352,16 @@ async fn takeover(server: &Server) {
         lives.close().await.unwrap();
     }
     all.sort_by(f64::total_cmp);
-    println!("takeover after a death: {:.2} lease times at most, {:.2} in the middle (aim 1.3)", all[7], all[4]);
+    println!("takeover after a death: {:.2} lease times in the middle of eight", all[4]);
+    all[7]
 }
 
-/// APScheduler 3 and 4 on the same server.
-fn peers(server: &Server, ours: f64) {
-    for (version, jobs) in [("3", "2000"), ("4", "1000")] {
-        let url = server.database().replace("postgres://", "postgresql://");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/postgres.sh");
-        let output = Command::new(script).args([version, &url, jobs]).output();
-        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        let rate = text.lines().rev().find_map(|line| line.trim().parse::<f64>().ok());
-        match rate {
-            Some(rate) => println!(
-                "APScheduler {version}: {rate:.0} firings a second; one node of ours {:.0} times (aim 50)",
-                ours / rate
-            ),
-            None => println!("APScheduler {version}: skipped (Python or its packages are missing)"),
-        }
-    }
+/// Firings a second of APScheduler on the same server. It needs Python, and its packages from PyPI.
+fn peer(server: &Server, version: &str, jobs: &str) -> f64 {
+    let url = server.database().replace("postgres://", "postgresql://");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/postgres.sh");
+    let output = Command::new(script).args([version, &url, jobs]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let rate = text.lines().rev().find_map(|line| line.trim().parse::<f64>().ok());
+    rate.unwrap_or_else(|| panic!("APScheduler {version}: {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
