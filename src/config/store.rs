@@ -119,6 +119,7 @@ async fn open_home(home: &Path, node: &str) -> Result<Opened> {
     })
 }
 
+#[cfg_attr(not(any(feature = "mysql", feature = "postgres", feature = "redis", feature = "sqlite")), allow(dead_code))]
 fn shared<D: Database>(store: SharedStore<D>) -> Opened {
     let store = Arc::new(store);
     Opened {
