@@ -302,6 +302,29 @@ async fn modifying_is_all_or_nothing() {
 }
 
 #[tokio::test]
+async fn all_jobs_are_removed_however_many_and_a_run_that_goes_on_ends() {
+    let mut bench = bench(4).await;
+    bench.scheduler.start().await.unwrap();
+    for n in 0..600 {
+        bench.add(job(&format!("j{n}"), "native:ok", every(1000))).await;
+    }
+    bench.add(job("goes-on", "native:wait", every(1000))).await;
+    bench.scheduler.run_job(&"goes-on".parse().unwrap()).await.unwrap();
+    bench.hear(EventKind::JobStarted).await;
+    bench.scheduler.remove_all_jobs(&alias()).await.unwrap();
+    for _ in 0..600 {
+        bench.hear(EventKind::JobRemoved).await;
+    }
+    bench.hear(EventKind::AllJobsRemoved).await;
+    bench.go.notify_one();
+    bench.hear(EventKind::JobExecuted).await;
+    assert_eq!(bench.hear(EventKind::JobRemoved).await.job_id, Some("goes-on".parse().unwrap()));
+    assert!(bench.scheduler.list_all_jobs(&alias()).await.unwrap().is_empty());
+    let nowhere = bench.scheduler.remove_all_jobs(&"nowhere".parse().unwrap()).await;
+    assert!(matches!(nowhere, Err(Error::JobstoreNotFound { .. })), "{nowhere:?}");
+}
+
+#[tokio::test]
 async fn a_job_without_its_executor_is_quarantined_and_comes_back() {
     let mut bench = bench(4).await;
     bench.scheduler.start().await.unwrap();
