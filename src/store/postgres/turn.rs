@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::store::shared::{Details, Found, JobRow, LaneWanted, Load, Loaded, Wanted, job_id, run_id, text};
 use deadpool_postgres::Object;
-use futures::future::{BoxFuture, FutureExt, join_all};
-use std::collections::{BTreeMap, BTreeSet};
+use futures::future::{BoxFuture, FutureExt, TryFutureExt, join_all, try_join_all};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -113,6 +113,18 @@ pub fn ask<'a>(client: &'a Object, sql: &'a str, params: Vec<&'a (dyn ToSql + Sy
     .boxed()
 }
 
+/// Jobs that are asked for, or why one of them cannot be decoded: as soon as they come, while the database
+/// looks for what was asked next.
+type AskedJobs<'a> = BoxFuture<'a, Result<Result<Vec<JobRow>>, tokio_postgres::Error>>;
+
+fn ask_jobs<'a>(client: &'a Object, sql: &'a str, params: Vec<&'a (dyn ToSql + Sync)>) -> AskedJobs<'a> {
+    ask(client, sql, params).map_ok(|rows| rows.iter().map(job_row).collect()).boxed()
+}
+
+fn no_jobs<'a>() -> AskedJobs<'a> {
+    std::future::ready(Ok(Ok(Vec::new()))).boxed()
+}
+
 impl Postgres {
     /// Has the statements of a turn prepared, so that sending them waits for nothing.
     pub(super) async fn prepare(&self, client: &Object, statements: &[String]) -> Result<()> {
@@ -154,49 +166,51 @@ impl Postgres {
         // One more than may be loaded themselves.
         let known = wanted.named.len() as i64 + lanes.iter().map(|lane| lane.most).sum::<i64>() + 1;
 
-        let mut queries: Vec<Asked<'_>> = Vec::new();
-        queries.push(ask(client, check, vec![&lease]));
-        queries.push(ask(client, hold, vec![&lease]));
-        if let Some(fenced) = &fenced {
-            queries.push(ask(client, fence, vec![fenced]));
-        }
-        let first_jobs = queries.len();
-        if !named.is_empty() {
-            queries.push(ask(client, name, vec![&named]));
-        }
-        let first_lane = queries.len();
-        for lane in &lanes {
-            if lane.most > 0 {
-                let (since, ticket, id) = &lane.from;
-                let params: Vec<&(dyn ToSql + Sync)> =
-                    vec![&lane.lane, &lane.priorities, since, ticket, id, &until, &lane.most];
-                queries.push(ask(client, line, params));
+        // Sent in this order, before the first answer comes.
+        let mut guards = vec![ask(client, check, vec![&lease]), ask(client, hold, vec![&lease])];
+        guards.extend(fenced.iter().map(|fenced| ask(client, fence, vec![fenced])));
+        let named_jobs = match named.is_empty() {
+            true => no_jobs(),
+            false => ask_jobs(client, name, vec![&named]),
+        };
+        let due = lanes.iter().map(|lane| {
+            let (since, ticket, id) = &lane.from;
+            match lane.most {
+                0 => no_jobs(),
+                _ => {
+                    let place: [&(dyn ToSql + Sync); 5] = [&lane.lane, &lane.priorities, since, ticket, id];
+                    ask_jobs(client, line, [place.as_slice(), &[&until, &lane.most]].concat())
+                }
             }
-        }
+        });
+        let mut others = Vec::new();
         if wanted.alarms > 0 {
-            queries.push(ask(client, alarms, vec![&now, &alarms_max]));
+            others.push(ask_jobs(client, alarms, vec![&now, &alarms_max]));
         }
         if wanted.wakes > 0 {
-            queries.push(ask(client, wakes, vec![&now, &wakes_max, &wanted.own]));
+            others.push(ask_jobs(client, wakes, vec![&now, &wakes_max, &wanted.own]));
         }
         if wanted.manual > 0 {
-            queries.push(ask(client, manual, vec![&now, &manual_max, &wanted.own]));
+            others.push(ask_jobs(client, manual, vec![&now, &manual_max, &wanted.own]));
         }
         if !orphan_lanes.is_empty() {
-            queries.push(ask(client, orphan, vec![&orphan_lanes, &orphan_priorities, &now, &orphans_max]));
+            others.push(ask_jobs(client, orphan, vec![&orphan_lanes, &orphan_priorities, &now, &orphans_max]));
         }
-        let end_jobs = queries.len();
-        for lane in &lanes {
+        let after = lanes.iter().map(|lane| {
             let (since, ticket, id) = &lane.after;
-            queries.push(ask(client, next, vec![&lane.lane, &lane.priorities, since, ticket, id, &named]));
-        }
-        queries.push(ask(client, upcoming, vec![&now, &known]));
-        queries.push(ask(client, epoch, vec![]));
-
-        let begin = client.batch_execute("BEGIN");
-        let (begun, answers) = futures::future::join(begin, join_all(queries)).await;
-        begun.map_err(database_error)?;
-        let answers = match answers.into_iter().collect::<Result<Vec<_>, _>>() {
+            ask(client, next, vec![&lane.lane, &lane.priorities, since, ticket, id, &named])
+        });
+        let asked = futures::try_join!(
+            client.batch_execute("BEGIN"),
+            try_join_all(guards),
+            named_jobs,
+            try_join_all(due),
+            try_join_all(others),
+            try_join_all(after),
+            ask(client, upcoming, vec![&now, &known]),
+            ask(client, epoch, vec![]),
+        );
+        let ((), guards, named_jobs, due, others, after, upcoming, epoch) = match asked {
             Ok(answers) => answers,
             Err(error) if is_race(&error) => {
                 self.undo(session).await;
@@ -205,49 +219,41 @@ impl Postgres {
             Err(error) => return Err(database_error(error)),
         };
 
-        if answers[0].is_empty() {
+        if guards[0].is_empty() {
             self.undo(session).await;
             return Ok(Load::LeaseLost);
         }
-        if fenced.is_some() && answers[2].is_empty() {
+        let fencing = guards.get(2).map(|answer| answer.first());
+        if fencing.is_some_and(|row| row.is_none()) {
             self.undo(session).await;
             return Ok(Load::NotFenced);
         }
-        let mut jobs: BTreeMap<JobId, JobRow> = BTreeMap::new();
-        for row in answers[first_jobs..end_jobs].iter().flatten() {
-            let row = job_row(row)?;
-            jobs.entry(row.id.clone()).or_insert(row);
-        }
-        let told = fenced.is_some_and(|_| answers[2].first().is_some_and(|row| row.get(0)));
-        let mut loaded = Loaded { may_claim: true, told, ..Loaded::default() };
-        let mut at = first_lane;
-        for (lane, wanted) in lanes.iter().zip(&wanted.lanes) {
-            let mut first = None;
-            let mut full = None;
-            if lane.most > 0 {
-                first = answers[at].iter().filter_map(spot).min();
-                let last = answers[at].last().filter(|_| answers[at].len() as i64 >= lane.most);
-                full = last.and_then(|row| row.get::<_, Option<i64>>(4));
-                at += 1;
-            }
-            let after: Option<i64> = answers[end_jobs + loaded.next.len()].first().and_then(|row| row.get(0));
+        let told = fencing.flatten().is_some_and(|row| row.get(0));
+        let mut loaded = Loaded { may_claim: true, told, orphans, ..Loaded::default() };
+        let mut jobs: HashMap<JobId, JobRow> = named_jobs?.into_iter().map(|row| (row.id.clone(), row)).collect();
+        for ((lane, due), after) in lanes.iter().zip(due).zip(after) {
+            let due = due?;
+            let full = due.last().filter(|_| lane.most > 0 && due.len() as i64 >= lane.most).and_then(|row| row.line);
+            let after: Option<i64> = after.first().and_then(|row| row.get(0));
             loaded.next.push(full.map(|last| last.max(now)).or(after));
             if lane.most > 0 {
-                lines.looked(&wanted.lane, &lane.from, first, full.is_none());
+                lines.looked(lane.lane, &lane.from, due.iter().filter_map(spot).min(), full.is_none());
             }
+            jobs.extend(due.into_iter().map(|row| (row.id.clone(), row)));
         }
-        let last = &answers[end_jobs + lanes.len()..];
+        for others in others {
+            jobs.extend(others?.into_iter().map(|row| (row.id.clone(), row)));
+        }
         let next = |kind: i32| {
-            let mut of_kind = last[0].iter().filter(|row| row.get::<_, i32>(0) == kind);
+            let mut of_kind = upcoming.iter().filter(|row| row.get::<_, i32>(0) == kind);
             // The loaded ones are told of by the turn itself.
             let other = |row: &&Row| !row.get::<_, &str>(1).parse().is_ok_and(|id: JobId| jobs.contains_key(&id));
             of_kind.find(other).map(|row| row.get(2))
         };
         (loaded.next_alarm, loaded.next_wake, loaded.next_manual) = (next(0), next(1), next(2));
-        let epoch = last[1].first().ok_or_else(closed_connection)?;
+        let epoch = epoch.first().ok_or_else(closed_connection)?;
         loaded.epoch = epoch.get::<_, i64>(0) as u64;
         loaded.catalog = epoch.get::<_, i64>(1) as u64;
-        loaded.orphans = orphans;
         loaded.jobs = jobs.into_values().collect();
         Ok(Load::Loaded(session, loaded))
     }
@@ -326,8 +332,8 @@ impl<'a> LaneQuery<'a> {
 }
 
 /// Where a job stands in its line.
-fn spot(row: &Row) -> Option<Spot> {
-    Some((row.get::<_, Option<i64>>(4)?, row.get(5), row.get(0)))
+fn spot(row: &JobRow) -> Option<Spot> {
+    Some((row.line?, row.ticket as i64, row.id.to_string()))
 }
 
 pub fn job_row(row: &Row) -> Result<JobRow> {

@@ -52,7 +52,7 @@ pub struct Decided {
 /// The jobs of a turn, as they were before it.
 #[derive(Default)]
 pub struct Before {
-    pub jobs: BTreeMap<JobId, (JobRow, JobState)>,
+    pub jobs: HashMap<JobId, (JobRow, JobState)>,
     /// Those whose state cannot be decoded: what is stored of it stays as it is.
     pub unreadable: BTreeSet<JobId>,
     /// What is to be told of them.

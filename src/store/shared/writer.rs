@@ -11,7 +11,7 @@ use crate::run::{Run, RunId, RunState};
 use crate::store::Turned;
 use crate::store::record::{StoredEvent, encode_job};
 use crate::store::table::{Delta, Table};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Writes down what a turn changed.
@@ -30,8 +30,8 @@ impl Writer<'_> {
     pub fn write(&self, turned: &Turned, delta: &Delta) -> Result<(Written, Defined)> {
         let mut written = Written { lease: self.lease, turn: self.number, ..Written::default() };
         let mut defined = Defined::new();
-        let known: BTreeSet<&JobId> = self.before.jobs.keys().chain(&delta.touched).collect();
-        for id in known {
+        let new = delta.touched.iter().filter(|id| !self.before.jobs.contains_key(*id));
+        for id in self.before.jobs.keys().chain(new) {
             self.write_job(id, delta, &mut written, &mut defined)?;
         }
         let begun: HashSet<RunId> = turned.claimed.iter().map(|claimed| claimed.run.id).collect();
