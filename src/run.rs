@@ -341,6 +341,7 @@ pub struct Run {
     /// In a store that several nodes share: a number that is greater for each later claim of its job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// The node that has it; empty while it waits to be claimed by one of several.
     pub node: Arc<str>,
     pub state: RunState,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,7 @@ use crate::func::FuncRef;
 use crate::http::BackfillSpec;
 use crate::job::{Alias, JobId};
 use crate::run::{OutcomeKind, RunId};
-use crate::store::Conflict;
+use crate::store::{Conflict, List, Node};
 use crate::trigger::{Zone, parse_time};
 use chrono::DateTime;
 use clap::{Args, Subcommand};
@@ -242,6 +242,9 @@ pub async fn run(command: JobCommand, client: &Client, output: Output) -> Done {
         }
         JobCommand::Resume { id } => {
             let job: Value = client.post(&format!("/v1/jobs/{id}/resume"), &Value::Null).await?;
+            if job["state"] == "quarantined" {
+                return Err(Failure::failed(format!("job {id} stays quarantined: {}", field(&job, "quarantine"))));
+            }
             output.show(&job, || println!("resumed job {id}, next run {}", next(&job)));
         }
         JobCommand::Run(args) => return run_now(args, client, output).await,
@@ -368,6 +371,21 @@ async fn backfill(args: BackfillArgs, client: &Client, output: Output) -> Done<(
     Ok(())
 }
 
+/// Says so if no node that shares the store can run a job now.
+async fn tell_who_runs(id: &JobId, client: &Client) -> Done<()> {
+    let nodes: List<Node> = client.get("/v1/nodes").await?;
+    if nodes.items.is_empty() {
+        return Ok(());
+    }
+    let job: Value = client.get(&format!("/v1/jobs/{id}")).await?;
+    let executor = field(&job, "executor");
+    let has = |node: &Node| node.left.is_some() && node.executors.contains(&executor);
+    if !nodes.items.iter().any(has) {
+        eprintln!("no node has executor `{executor}` now: the run waits for one");
+    }
+    Ok(())
+}
+
 async fn run_now(args: RunArgs, client: &Client, output: Output) -> Done {
     client.run_here().await?;
     let arguments = if args.call.is_given() {
@@ -378,6 +396,7 @@ async fn run_now(args: RunArgs, client: &Client, output: Output) -> Done {
     };
     let asked: Value = client.post(&format!("/v1/jobs/{}/run", args.id), &arguments).await?;
     let id = field(&asked, "run_id");
+    tell_who_runs(&args.id, client).await?;
     if !args.wait && !client.is_local() {
         output.show(&asked, || println!("run {id} of job {} is on its way (`sandclock run show {id}`)", args.id));
         return Ok(ExitCode::SUCCESS);

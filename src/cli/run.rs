@@ -137,7 +137,7 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
 /// Says so if a run goes on at another node, which has what it has written so far.
 async fn tell_where(id: RunId, client: &Client) -> Done<()> {
     let run: Run = client.get(&format!("/v1/runs/{id}")).await?;
-    if run.state == RunState::Ended {
+    if run.state == RunState::Ended || run.node.is_empty() {
         return Ok(());
     }
     let nodes: List<Node> = client.get("/v1/nodes").await?;
@@ -271,7 +271,7 @@ fn show(run: &Value) {
         ("took", duration(run)),
         ("attempt", field(run, "attempt")),
         ("node", field(run, "node")),
-        ("state", field(run, "state")),
+        ("state", if run["node"] == "" { "waiting for a node".to_owned() } else { field(run, "state") }),
         ("fuel used", run["fuel_used"].as_u64().map_or(String::new(), thousands)),
         ("memory peak", run["memory_peak"].as_u64().map_or(String::new(), bytes)),
         ("outcome", if run["outcome"].is_null() { String::new() } else { outcome(&run["outcome"]) }),

@@ -110,14 +110,55 @@ pub async fn shift(client: &Client, output: Output, verb: &str) -> Done {
     if client.is_local() {
         return Err(Failure::failed("no daemon runs on this home (`sandclock serve` starts one)"));
     }
-    let alone = verb != "pause" || client.get::<List<Node>>("/v1/nodes").await?.items.is_empty();
+    let nodes = client.get::<List<Node>>("/v1/nodes").await?.items;
     client.post::<Value>(&format!("/v1/scheduler/{verb}"), &Value::Null).await?;
     let done = match verb {
-        "pause" if alone => "the daemon fires nothing until `sandclock resume`",
-        "pause" => "this node fires nothing until `sandclock resume`; others that share its store are not paused",
+        "pause" => paused(&nodes),
         "resume" => "the daemon fires what is due",
         _ => "the daemon lets runs end and stops",
     };
     output.show(&Value::Null, || println!("{done}"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What it means that this node is paused.
+fn paused(nodes: &[Node]) -> &'static str {
+    let (own, others): (Vec<&Node>, Vec<&Node>) =
+        nodes.iter().filter(|node| node.left.is_some() && !node.executors.is_empty()).partition(|node| node.own);
+    let claims = own.iter().any(|node| node.claims);
+    let none = !others.iter().any(|node| node.claims);
+    match (others.is_empty(), claims) {
+        (true, _) => "the daemon fires nothing until `sandclock resume`",
+        (_, true) if none => {
+            "no node fires anything until `sandclock resume`: this is the one that claims, and the others stand by"
+        }
+        (_, false) if !own.is_empty() => {
+            "this node stands by, and will fire nothing when it takes over until `sandclock resume`; the one that \
+             claims is not paused"
+        }
+        _ => "this node fires nothing until `sandclock resume`; others that share its store are not paused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(own: bool, claims: bool) -> Node {
+        let executors = vec!["default".to_owned()];
+        Node { lease: 1, name: "n".into(), executors, left: Some(9.0), claims, own }
+    }
+
+    #[test]
+    fn what_a_pause_does_is_said_for_each_kind_of_store() {
+        for (nodes, says) in [
+            (vec![], "the daemon fires"),
+            (vec![node(true, true)], "the daemon fires"),
+            (vec![node(true, true), node(false, true)], "others that share its store are not paused"),
+            (vec![node(true, true), node(false, false)], "no node fires anything"),
+            (vec![node(true, false), node(false, true)], "this node stands by"),
+        ] {
+            assert!(paused(&nodes).contains(says), "{nodes:?}: {}", paused(&nodes));
+        }
+    }
 }

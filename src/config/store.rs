@@ -31,9 +31,11 @@ pub struct Opened {
 
 /// Whether a URL is one of a store that this program can open.
 pub fn check_url(url: &str) -> std::result::Result<(), Invalid> {
-    let scheme = url.split_once("://").map_or(url, |(scheme, _)| scheme);
-    // The rest may hold a password.
-    let refused = |reason: String| Invalid::new("store", format!("{scheme}://…"), reason);
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    // The rest may hold a password, and so may what has no scheme.
+    let named = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+');
+    let shown = if named { format!("{scheme}://…") } else { "…".to_owned() };
+    let refused = |reason: String| Invalid::new("store", shown.as_str(), reason);
     let built = [
         ("postgres", "postgres", cfg!(feature = "postgres")),
         ("postgresql", "postgres", cfg!(feature = "postgres")),
@@ -152,5 +154,17 @@ mod tests {
         ] {
             assert_eq!(shown(url), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn nor_is_that_of_a_url_that_is_none() {
+        for url in ["u:secret@host/db", "postgres:/u:secret@host/db", "postgres//u:secret@host", "u:secret://host", ""]
+        {
+            let refused = check_url(url).unwrap_err().to_string();
+            assert!(refused.starts_with("invalid store `…`: ") && !refused.contains("secret"), "{refused}");
+        }
+        assert!(
+            check_url("oracle://u:secret@host").unwrap_err().to_string().starts_with("invalid store `oracle://…`: ")
+        );
     }
 }

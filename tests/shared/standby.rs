@@ -4,7 +4,7 @@
 use crate::servers::{Databases, Files, Server};
 use chrono::{DateTime, TimeDelta, Utc};
 use sandclock::store::{Change, Claim, Conflict, Nodes, SharedOptions, Turn};
-use sandclock::{Alias, Job, JobId, JobStore, Outcome, Trigger};
+use sandclock::{Alias, EventKind, Job, JobId, JobStore, Outcome, Trigger};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -62,6 +62,44 @@ async fn stands_by<S: JobStore + Nodes>(server: impl Databases, open: impl Async
     second.close().await.expect("it closes");
 }
 
+/// What is due again meanwhile has nothing in its way.
+async fn ends_what_the_dead_ran_before_it_claims<S: JobStore + Nodes>(
+    server: impl Databases,
+    open: impl AsyncFn(String, SharedOptions) -> S,
+) {
+    let url = server.database();
+    let lives = async |store: &S, name: &str| {
+        let trigger = Trigger::every(Duration::from_secs(1)).expect("an interval");
+        let job = Job::new(name.parse().expect("a legal id"), "m:f".parse().expect("a legal func"), trigger);
+        let add = Change::Add { job: Box::new(job), paused: false, conflict: Conflict::Refuse, first: None };
+        store.turn(Turn { changes: vec![add], ..claim() }).await.expect("a turn");
+        let since = Instant::now();
+        while store.turn(claim()).await.expect("a turn").claimed.is_empty() {
+            assert!(since.elapsed() < LEASE * 3, "it is claimed in time");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let first = open(url.clone(), options("first")).await;
+    lives(&first, "one").await;
+    drop(first);
+    let second = open(url.clone(), options("second")).await;
+    lives(&second, "two").await;
+    drop(second);
+    tokio::time::sleep(LEASE * 3 / 2).await;
+    let third = open(url, options("third")).await;
+    let (mut told, mut claimed) = (Vec::new(), 0);
+    let since = Instant::now();
+    while claimed < 2 {
+        let turned = third.turn(claim()).await.expect("a turn");
+        told.extend(turned.events.into_iter().map(|event| event.kind));
+        claimed += turned.claimed.len();
+        assert!(since.elapsed() < LEASE * 3, "it takes over in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!told.contains(&EventKind::JobMaxInstances), "{told:?}");
+    third.close().await.expect("it closes");
+}
+
 /// A node without executors, which serves the API perhaps, is there first.
 async fn leaves_the_right_to_who_can_run<S: JobStore + Nodes>(
     server: impl Databases,
@@ -108,3 +146,31 @@ test_on!(
 test_on!(one_claims_on_mysql, "mysql", MysqlStore, Server::mariadb(false), stands_by);
 test_on!(one_claims_on_sqlite, "sqlite", SqliteStore, Files::new(), stands_by);
 test_on!(one_claims_on_redis, "redis", RedisStore, Server::redis(false), stands_by);
+test_on!(
+    the_dead_are_in_nobodys_way_on_mysql,
+    "mysql",
+    MysqlStore,
+    Server::mariadb(false),
+    ends_what_the_dead_ran_before_it_claims
+);
+test_on!(
+    the_dead_are_in_nobodys_way_on_postgres,
+    "postgres",
+    PostgresStore,
+    Server::postgres(false),
+    ends_what_the_dead_ran_before_it_claims
+);
+test_on!(
+    the_dead_are_in_nobodys_way_on_redis,
+    "redis",
+    RedisStore,
+    Server::redis(false),
+    ends_what_the_dead_ran_before_it_claims
+);
+test_on!(
+    the_dead_are_in_nobodys_way_on_sqlite,
+    "sqlite",
+    SqliteStore,
+    Files::new(),
+    ends_what_the_dead_ran_before_it_claims
+);

@@ -83,7 +83,8 @@ impl Postgres {
         // The text may hold a password, so it is not repeated.
         let refused = |reason: String| Invalid::new("store", "postgres://…", reason);
         let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| {
-            refused(e.to_string()).hint("a URL such as `postgres://user:password@host/database`")
+            let why = std::error::Error::source(&e).map_or(String::new(), |why| format!(": {why}"));
+            refused(format!("{e}{why}")).hint("a URL such as `postgres://user:password@host/database`")
         })?;
         if config.get_dbname().is_none() && config.get_user().is_none() {
             return Err(refused("it names no database".into()).into());
@@ -266,6 +267,10 @@ fn refusal(error: Error) -> Error {
     let Error::StoreFailed { source: Some(source), .. } = &error else { return error };
     let Some(said) = source.downcast_ref::<tokio_postgres::Error>() else { return error };
     let refused = said.code().is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.code().starts_with(class)));
+    // What this side refuses has no code: a password that is missing, a server without the TLS that is required.
+    let text = error.chain();
+    let refused =
+        refused || ["invalid configuration", "server does not support TLS"].iter().any(|it| text.contains(it));
     let mut untrusted = false;
     let mut cause = std::error::Error::source(said);
     while let Some(error) = cause {

@@ -179,6 +179,11 @@ impl<D: Database> SharedStore<D> {
         let lease = self.hold(working, &mut turn).await?;
         self.settle(working, &mut turn).await?;
         let dead = if takes_over { self.keeper.dead().await? } else { None };
+        let more_dead = dead.as_ref().is_some_and(|dead| dead.more);
+        if more_dead {
+            // What the dead ran would be in the way of what is due, and has ended in truth.
+            turn.claim = Claim::Nothing;
+        }
         let lead = TimeDelta::from_std(self.options.lead).unwrap_or_default();
         let timing = working.timing(&self.options, self.keeper.take_hint(), lead);
         let number = (lease, working.turns + 1);
@@ -221,6 +226,9 @@ impl<D: Database> SharedStore<D> {
         }
         if let Some(dead) = dead {
             self.keeper.told(dead.lease);
+        }
+        if more_dead {
+            self.keeper.changed.notify_one();
         }
         for run in finished.iter().chain(&withdrawn) {
             working.live.remove(run);

@@ -22,6 +22,8 @@ pub struct Dead {
     pub lease: u64,
     pub node: String,
     pub left: LeftBehind,
+    /// It left more than that, or so did others.
+    pub more: bool,
 }
 
 /// A lease that has run out.
@@ -93,6 +95,8 @@ pub struct Keeper<D> {
     lost_one: AtomicBool,
     joining: tokio::sync::Mutex<()>,
     gone: Mutex<Vec<Gone>>,
+    /// Who is gone is to be looked at before anything is claimed: this node has just come to claim.
+    unseen: AtomicBool,
     cancel: Mutex<Vec<RunId>>,
 }
 
@@ -116,6 +120,7 @@ impl<D: Database> Keeper<D> {
             lost_one: AtomicBool::new(false),
             joining: Default::default(),
             gone: Mutex::default(),
+            unseen: AtomicBool::new(true),
             cancel: Mutex::default(),
         })
     }
@@ -142,6 +147,7 @@ impl<D: Database> Keeper<D> {
         let node = lock(&self.node).clone();
         let lease = self.database.join(&node, self.ttl).await?;
         self.lease.store(lease, Ordering::Release);
+        self.unseen.store(true, Ordering::Release);
         self.renew().await?;
         if self.lost_one.swap(false, Ordering::AcqRel) {
             self.rejoined.notify_one();
@@ -186,6 +192,7 @@ impl<D: Database> Keeper<D> {
                 }
                 self.trust.set(asked.saturating_add(i64::try_from(trusted.as_nanos()).unwrap_or(i64::MAX)));
                 if renewed.may_claim != self.may_claim.swap(renewed.may_claim, Ordering::AcqRel) {
+                    self.unseen.store(true, Ordering::Release);
                     self.changed.notify_one();
                 }
             }
@@ -294,11 +301,20 @@ impl<D: Database> Keeper<D> {
 
     /// A lease that has run out and left something, or is to be told of.
     pub async fn dead(&self) -> Result<Option<Dead>> {
+        if self.unseen.load(Ordering::Acquire) {
+            self.watch().await?;
+            self.unseen.store(false, Ordering::Release);
+        }
         loop {
-            let Some(Gone { lease, node, news }) = lock(&self.gone).last().cloned() else { return Ok(None) };
+            let (gone, others) = {
+                let gone = lock(&self.gone);
+                (gone.last().cloned(), gone.len() > 1)
+            };
+            let Some(Gone { lease, node, news }) = gone else { return Ok(None) };
             let left = self.database.left_behind(lease, LEFT_MAX).await?;
             if news || !(left.runs.is_empty() && left.asking.is_empty()) {
-                return Ok(Some(Dead { lease, node, left }));
+                let more = others || left.runs.len() >= LEFT_MAX;
+                return Ok(Some(Dead { lease, node, left, more }));
             }
             self.database.leave(lease).await?;
             self.forget(lease);

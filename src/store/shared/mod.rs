@@ -263,7 +263,7 @@ impl<D: Database> JobStore for SharedStore<D> {
         let Some(job) = database.promised(id).await? else { return Ok(None) };
         let Some(JobEntry { job: Some(job), state, .. }) = self.get_job(&job).await? else { return Ok(None) };
         let Some(pending) = state.pending.iter().find(|pending| pending.id == id) else { return Ok(None) };
-        let run = Run::claimed(id, &job, pending.scheduled_time, self.node.clone());
+        let run = Run::claimed(id, &job, pending.scheduled_time, "".into());
         let (attempt, origin, arguments) = (pending.attempt, pending.origin, pending.arguments.clone());
         Ok(Some(Run { jobstore: self.options.alias.clone(), attempt, origin, arguments, ..run }))
     }
