@@ -18,21 +18,31 @@ fn main() {
     if let Ok(home) = std::env::var(worker::HOME) {
         return worker::run(home.as_ref());
     }
-    // cargo passes filters and flags of its own; a name picks one part.
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let parts: [(&str, Part, usize); 3] =
         [("kill", kill::rounds, 200), ("power", power::rounds, 100), ("damage", damage::rounds, 100)];
+    // cargo passes filters and flags of its own; a name picks one part.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    if wanted.is_empty() {
+        return beside_each_other(parts.map(|(name, ..)| name));
+    }
     let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
-    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str()));
-    // Beside each other, because each waits for processes and for the disk most of the time.
-    std::thread::scope(|scope| {
-        for (name, part, default) in parts.into_iter().filter(|(name, ..)| wants(name)) {
-            scope.spawn(move || {
-                let begun = std::time::Instant::now();
-                println!("{name}: {} ({:.0?})", part(rounds.unwrap_or(default)), begun.elapsed());
-            });
+    for (name, part, default) in parts {
+        if wanted.iter().any(|wanted| name.contains(wanted.as_str())) {
+            let begun = std::time::Instant::now();
+            println!("{name}: {} ({:.0?})", part(rounds.unwrap_or(default)), begun.elapsed());
         }
-    });
+    }
+}
+
+/// Each part waits for processes and for the disk most of the time. It is a process of its own: a child that
+/// one starts has the locks of its stores too, until it is another program.
+fn beside_each_other(names: [&str; 3]) {
+    let program = std::env::current_exe().expect("its own path");
+    let parts = names.map(|name| (name, std::process::Command::new(&program).arg(name).spawn().expect("it starts")));
+    let ended = parts.map(|(name, mut part)| (name, part.wait().expect("it ends")));
+    for (name, status) in ended {
+        assert!(status.success(), "{name}: {status}");
+    }
 }
 
 /// A small deterministic generator: a failing round can be repeated from its seed.
