@@ -396,7 +396,8 @@ async fn run_now(args: RunArgs, client: &Client, output: Output) -> Done {
     };
     let asked: Value = client.post(&format!("/v1/jobs/{}/run", args.id), &arguments).await?;
     let id = field(&asked, "run_id");
-    tell_who_runs(&args.id, client).await?;
+    // The run is asked for, whether or not this can be said.
+    let _ = tell_who_runs(&args.id, client).await;
     if !args.wait && !client.is_local() {
         output.show(&asked, || println!("run {id} of job {} is on its way (`sandclock run show {id}`)", args.id));
         return Ok(ExitCode::SUCCESS);

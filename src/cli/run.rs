@@ -97,11 +97,11 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Done {
             output.show(&run, || show(&run));
         }
         RunCommand::Logs { id, follow: true } => {
-            tell_where(id, client).await?;
+            let _ = tell_where(id, client).await;
             follow(id, client, output).await?;
         }
         RunCommand::Logs { id, follow: false } => {
-            tell_where(id, client).await?;
+            let _ = tell_where(id, client).await;
             let logs: Value = client.get(&format!("/v1/runs/{id}/logs")).await?;
             output.show(&logs, || {
                 for stream in ["stdout", "stderr"] {

@@ -52,7 +52,7 @@ pub struct App {
 }
 
 /// How long the store may take that is asked whether it is well.
-const STORE_TIME_MAX: Duration = Duration::from_secs(2);
+pub const STORE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Calls without a job at one time; more wait.
 pub const EXECS_MAX: usize = 8;

@@ -4,7 +4,7 @@
 use super::Api;
 use super::problem::Problem;
 use crate::child::{jail_layers, try_jail};
-use crate::config::{App, Wall};
+use crate::config::{App, STORE_TIME_MAX, Wall};
 use crate::error::Error;
 use crate::jail::{Finding, Layer};
 use crate::scheduler::Phase;
@@ -148,14 +148,16 @@ async fn store(app: &App) -> Vec<Check> {
 /// Of a store that several nodes share.
 async fn nodes(app: &App) -> Vec<Check> {
     let Some(nodes) = &app.nodes else { return Vec::new() };
-    let nodes = match nodes.list_nodes().await {
-        Ok(nodes) => nodes,
-        Err(error) => return vec![failed("nodes", error.chain(), "the log says more")],
+    let nodes = match tokio::time::timeout(STORE_TIME_MAX, nodes.list_nodes()).await {
+        Ok(Ok(nodes)) => nodes,
+        Ok(Err(error)) => return vec![failed("nodes", error.chain(), "the log says more")],
+        Err(_) => return vec![failed("nodes", "the store does not answer", "look at its database")],
     };
     let (live, lost): (Vec<&Node>, Vec<&Node>) = nodes.iter().partition(|node| node.left.is_some());
     let mut names: Vec<&str> = live.iter().map(|node| node.name.as_str()).collect();
     names.sort_unstable();
-    let twice: Vec<&str> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    let mut twice: Vec<&str> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    twice.dedup();
     let detail = format!("sharing the store: {}", names.join(", "));
     vec![if !live.iter().any(|node| node.claims) {
         warning("nodes", format!("{detail}; none of them runs anything"), "`sandclock serve` with slots")

@@ -89,7 +89,7 @@ impl Scheduler {
     }
 
     /// Removes the jobs that one store has, in turns of some at a time, however many they are. One that
-    /// is added meanwhile may stay.
+    /// is added meanwhile may stay. After an error some are removed, and it can be called again.
     pub async fn remove_all_jobs(&self, store: &Alias) -> Result<()> {
         let mut page = Page { after: None, limit: TURN_CHANGES_MAX };
         loop {

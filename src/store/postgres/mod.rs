@@ -267,10 +267,8 @@ fn refusal(error: Error) -> Error {
     let Error::StoreFailed { source: Some(source), .. } = &error else { return error };
     let Some(said) = source.downcast_ref::<tokio_postgres::Error>() else { return error };
     let refused = said.code().is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.code().starts_with(class)));
-    // What this side refuses has no code: a password that is missing, a server without the TLS that is required.
-    let text = error.chain();
-    let refused =
-        refused || ["invalid configuration", "server does not support TLS"].iter().any(|it| text.contains(it));
+    // What this side refuses has no code: a password that is missing.
+    let refused = refused || error.chain().contains("invalid configuration");
     let mut untrusted = false;
     let mut cause = std::error::Error::source(said);
     while let Some(error) = cause {

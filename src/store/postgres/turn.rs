@@ -12,6 +12,7 @@ use futures::future::{BoxFuture, FutureExt, TryFutureExt, join_all, try_join_all
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 /// How long the database may take to answer within a turn.
@@ -212,7 +213,8 @@ impl Postgres {
         );
         let ((), guards, named_jobs, due, others, after, upcoming, epoch) = match asked {
             Ok(answers) => answers,
-            Err(error) if is_race(&error) => {
+            // An answer after that of the statement that lost a race may be seen before it.
+            Err(error) if is_race(&error) || error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
                 self.undo(session).await;
                 return Ok(Load::Conflict);
             }

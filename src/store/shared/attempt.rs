@@ -179,7 +179,8 @@ impl<D: Database> SharedStore<D> {
         let lease = self.hold(working, &mut turn).await?;
         self.settle(working, &mut turn).await?;
         let dead = if takes_over { self.keeper.dead().await? } else { None };
-        let more_dead = dead.as_ref().is_some_and(|dead| dead.more);
+        // Another node may just have taken over the one that this one was about to.
+        let more_dead = dead.as_ref().map_or(!takes_over && self.keeper.any_gone(), |dead| dead.more);
         if more_dead {
             // What the dead ran would be in the way of what is due, and has ended in truth.
             turn.claim = Claim::Nothing;
@@ -212,7 +213,8 @@ impl<D: Database> SharedStore<D> {
         working.last_id = last_id;
         let ahead = turned.claimed.iter().zip(&written.begun).filter(|(claimed, _)| claimed.run.starts.is_some());
         let held: Vec<(RunId, u64)> = ahead.map(|(_, row)| (row.id, row.revision)).collect();
-        if !written.is_empty() {
+        let nothing_written = written.is_empty();
+        if !nothing_written {
             let cancels = !written.cancel.is_empty();
             let first = self.commit(working, transaction, &written, (&turned.claimed, &finished)).await?;
             for (event, seq) in turned.events.iter_mut().zip(first..) {
@@ -226,6 +228,10 @@ impl<D: Database> SharedStore<D> {
         }
         if let Some(dead) = dead {
             self.keeper.told(dead.lease);
+            if nothing_written {
+                // It is looked at again, and is in nobody's way until then.
+                self.keeper.forget(dead.lease);
+            }
         }
         if more_dead {
             self.keeper.changed.notify_one();

@@ -22,7 +22,7 @@ pub struct Dead {
     pub lease: u64,
     pub node: String,
     pub left: LeftBehind,
-    /// It left more than that, or so did others.
+    /// It left more runs than that, or there are other such leases.
     pub more: bool,
 }
 
@@ -191,8 +191,9 @@ impl<D: Database> Keeper<D> {
                     return Ok(());
                 }
                 self.trust.set(asked.saturating_add(i64::try_from(trusted.as_nanos()).unwrap_or(i64::MAX)));
-                if renewed.may_claim != self.may_claim.swap(renewed.may_claim, Ordering::AcqRel) {
+                if renewed.may_claim != self.may_claim() {
                     self.unseen.store(true, Ordering::Release);
+                    self.may_claim.store(renewed.may_claim, Ordering::Release);
                     self.changed.notify_one();
                 }
             }
@@ -301,9 +302,11 @@ impl<D: Database> Keeper<D> {
 
     /// A lease that has run out and left something, or is to be told of.
     pub async fn dead(&self) -> Result<Option<Dead>> {
-        if self.unseen.load(Ordering::Acquire) {
-            self.watch().await?;
-            self.unseen.store(false, Ordering::Release);
+        if self.unseen.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.watch().await
+        {
+            self.unseen.store(true, Ordering::Release);
+            return Err(error);
         }
         loop {
             let (gone, others) = {
@@ -319,6 +322,10 @@ impl<D: Database> Keeper<D> {
             self.database.leave(lease).await?;
             self.forget(lease);
         }
+    }
+
+    pub fn any_gone(&self) -> bool {
+        !lock(&self.gone).is_empty()
     }
 
     pub fn forget(&self, dead: u64) {
