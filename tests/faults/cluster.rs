@@ -329,6 +329,8 @@ impl Node {
             starts: None,
         };
         let (name, link) = (node.name(), node.link());
+        // What a run that was killed left: a daemon in there would keep the link.
+        let _ = Command::new("ip").args(["link", "del", &link]).output();
         let _ = Command::new("ip").args(["netns", "del", &name]).output();
         sh(&format!(
             "ip netns add {name}; ip link add {link} type veth peer name eth0 netns {name}; \
