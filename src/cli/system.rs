@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub async fn status(client: &Client, output: Output) -> Done {
     let status: Status = client.get("/v1/status").await?;
     let nodes: List<Node> = client.get("/v1/nodes").await?;
-    let running = nodes.items.iter().filter(|node| node.left.is_some() && !node.executors.is_empty()).count();
+    let running = nodes.items.iter().filter(|node| node.runs()).count();
     output.show(&status, || {
         let phase = match client {
             Client::Daemon { .. } => format!("{:?}", status.phase).to_lowercase(),
@@ -126,8 +126,7 @@ pub async fn shift(client: &Client, output: Output, verb: &str) -> Done {
 
 /// What it means that this node is paused.
 fn paused(nodes: &[Node]) -> &'static str {
-    let (own, others): (Vec<&Node>, Vec<&Node>) =
-        nodes.iter().filter(|node| node.left.is_some() && !node.executors.is_empty()).partition(|node| node.own);
+    let (own, others): (Vec<&Node>, Vec<&Node>) = nodes.iter().filter(|node| node.runs()).partition(|node| node.own);
     let claims = own.iter().any(|node| node.claims);
     let none = !others.iter().any(|node| node.claims);
     match (others.is_empty(), claims) {

@@ -521,6 +521,13 @@ pub struct Node {
     pub own: bool,
 }
 
+impl Node {
+    /// Whether its lease holds and it has executors.
+    pub fn runs(&self) -> bool {
+        self.left.is_some() && !self.executors.is_empty()
+    }
+}
+
 /// The processes that share a store.
 #[async_trait]
 pub trait Nodes: Send + Sync {

@@ -232,7 +232,8 @@ impl Postgres {
         }
         let told = fencing.flatten().is_some_and(|row| row.get(0));
         let mut loaded = Loaded { may_claim: true, told, orphans, ..Loaded::default() };
-        let mut jobs: HashMap<JobId, JobRow> = named_jobs?.into_iter().map(|row| (row.id.clone(), row)).collect();
+        let by_id = |row: JobRow| (row.id.clone(), row);
+        let mut jobs: HashMap<JobId, JobRow> = named_jobs?.into_iter().map(by_id).collect();
         for ((lane, due), after) in lanes.iter().zip(due).zip(after) {
             let due = due?;
             let full = due.last().filter(|_| lane.most > 0 && due.len() as i64 >= lane.most).and_then(|row| row.line);
@@ -241,10 +242,10 @@ impl Postgres {
             if lane.most > 0 {
                 lines.looked(lane.lane, &lane.from, due.iter().filter_map(spot).min(), full.is_none());
             }
-            jobs.extend(due.into_iter().map(|row| (row.id.clone(), row)));
+            jobs.extend(due.into_iter().map(by_id));
         }
         for others in others {
-            jobs.extend(others?.into_iter().map(|row| (row.id.clone(), row)));
+            jobs.extend(others?.into_iter().map(by_id));
         }
         let next = |kind: i32| {
             let mut of_kind = upcoming.iter().filter(|row| row.get::<_, i32>(0) == kind);

@@ -213,8 +213,7 @@ impl<D: Database> SharedStore<D> {
         working.last_id = last_id;
         let ahead = turned.claimed.iter().zip(&written.begun).filter(|(claimed, _)| claimed.run.starts.is_some());
         let held: Vec<(RunId, u64)> = ahead.map(|(_, row)| (row.id, row.revision)).collect();
-        let nothing_written = written.is_empty();
-        if !nothing_written {
+        if !written.is_empty() {
             let cancels = !written.cancel.is_empty();
             let first = self.commit(working, transaction, &written, (&turned.claimed, &finished)).await?;
             for (event, seq) in turned.events.iter_mut().zip(first..) {
@@ -228,7 +227,7 @@ impl<D: Database> SharedStore<D> {
         }
         if let Some(dead) = dead {
             self.keeper.told(dead.lease);
-            if nothing_written {
+            if written.is_empty() {
                 // It is looked at again, and is in nobody's way until then.
                 self.keeper.forget(dead.lease);
             }
